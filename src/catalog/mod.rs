@@ -1,0 +1,1 @@
+//! Apple's commands and profiles: building and checking them. Pure.

@@ -1,0 +1,1 @@
+//! Settings: load, validate, redact; all faults reported together.

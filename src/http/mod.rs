@@ -1,0 +1,1 @@
+//! Listeners and routes: extract, authenticate, bound, call one verb, map the error.

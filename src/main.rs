@@ -1,0 +1,3 @@
+//! The `muster` program: everything is in the library.
+
+fn main() {}

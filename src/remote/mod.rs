@@ -1,0 +1,1 @@
+//! Outgoing clients, one small trait each.

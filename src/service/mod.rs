@@ -1,0 +1,1 @@
+//! The domain: `App` and one function per verb; owns the transactions.

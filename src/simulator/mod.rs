@@ -1,0 +1,1 @@
+//! Fake devices and a fake APNs, which speak only HTTP.

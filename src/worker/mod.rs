@@ -1,0 +1,1 @@
+//! The job loop, the push sender, the scheduler.

@@ -1,1 +1,3 @@
 //! Outgoing clients, one small trait each.
+
+pub mod apns;

@@ -1,1 +1,51 @@
 //! All SQL, one text for SQLite and PostgreSQL.
+//!
+//! [`Store::begin_read`] gives a connection for reading, [`Store::begin_write`] a transaction; every function here is
+//! a method of [`Read`] or [`Write`]. A text has `$1` placeholders, and the `on!` macro runs it on whichever database
+//! is there. Where the two differ (`FOR UPDATE`, sequences, lists), the difference stands in this room and nowhere
+//! else.
+//!
+//! What must hold: a change is one [`Write`]; it is done when [`Write::commit`] returned, and not at all when it was
+//! dropped. Whoever changes an enrollment or its deliveries locks the row of the device channel first, then the row
+//! of a user channel, so that two messages of one device never interleave and no two transactions wait for each other
+//! in a ring.
+
+#[macro_use]
+mod on;
+
+mod bind;
+mod connect;
+mod error;
+
+mod audit;
+mod authorities;
+mod certificates;
+mod commands;
+mod deliveries;
+mod devices;
+mod enrollments;
+mod fleet;
+mod idempotency;
+mod jobs;
+mod links;
+mod push_certificates;
+mod reports;
+mod tokens;
+mod wakes;
+
+pub use audit::AuditRow;
+pub use authorities::{AuthorityRow, ServerCertificateRow};
+pub use certificates::{CertificateRow, IdentityRow, PinRow};
+pub use commands::{CommandRow, NewCommand};
+pub use connect::{Options, Read, Store, Write};
+pub use deliveries::{Delivery, DeliveryRow, TransitionRow};
+pub use devices::{Device, DeviceFacts};
+pub use enrollments::{Enrollment, Poll, PushFacts};
+pub use error::StoreError;
+pub use idempotency::Remembered;
+pub use jobs::JobRow;
+pub use links::{Challenge, Link, NewChallenge};
+pub use push_certificates::{PushCertificateRow, PushRequestRow};
+pub use reports::{InventoryRow, NewReport, ReportRow};
+pub use tokens::TokenRow;
+pub use wakes::{DueWake, PushResult, WakeRow};

@@ -1,0 +1,231 @@
+use sqlx::FromRow;
+
+use super::{Read, StoreError, Write};
+use crate::model::{CaId, ChallengeId, EnrollmentId, Sha256, Timestamp};
+
+/// A certificate that was issued here.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct CertificateRow {
+    pub sha256: Sha256,
+    pub authority_id: CaId,
+    pub serial: String,
+    pub subject: String,
+    pub public_key_sha256: Sha256,
+    pub der: Vec<u8>,
+    pub challenge_id: Option<ChallengeId>,
+    pub enrollment_id: Option<EnrollmentId>,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub issued_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+    pub revoked_reason: Option<String>,
+}
+
+/// A pin: an enrollment may authenticate with this certificate.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct PinRow {
+    pub enrollment_id: EnrollmentId,
+    pub sha256: Sha256,
+    pub authority_id: Option<CaId>,
+    pub not_after: Option<Timestamp>,
+    pub pinned_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// A pin with what the issuing record knows of it, for showing.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct IdentityRow {
+    pub sha256: Sha256,
+    pub serial: Option<String>,
+    pub subject: Option<String>,
+    pub not_after: Option<Timestamp>,
+    pub pinned_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Read {
+    /// The issuing record of a certificate.
+    pub async fn certificate(&mut self, sha256: Sha256) -> Result<Option<CertificateRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM certificates WHERE sha256 = $1", sha256))
+    }
+
+    /// The certificate that a challenge gave to this key already.
+    pub async fn certificate_for_key(
+        &mut self,
+        challenge: ChallengeId,
+        public_key: Sha256,
+    ) -> Result<Option<CertificateRow>, StoreError> {
+        on!(
+            self,
+            fetch_optional,
+            query_as(
+                "SELECT * FROM certificates WHERE challenge_id = $1 AND public_key_sha256 = $2 ORDER BY issued_at LIMIT 1",
+                challenge,
+                public_key
+            )
+        )
+    }
+
+    /// The enrollments that a certificate is pinned to and not revoked for.
+    pub async fn pins_of_certificate(&mut self, sha256: Sha256) -> Result<Vec<PinRow>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM identities WHERE sha256 = $1 AND revoked_at IS NULL ORDER BY enrollment_id LIMIT 10",
+                sha256
+            )
+        )
+    }
+
+    /// One pin, revoked or not.
+    pub async fn pin(&mut self, enrollment: EnrollmentId, sha256: Sha256) -> Result<Option<PinRow>, StoreError> {
+        on!(
+            self,
+            fetch_optional,
+            query_as("SELECT * FROM identities WHERE enrollment_id = $1 AND sha256 = $2", enrollment, sha256)
+        )
+    }
+
+    /// The pins of an enrollment, newest first.
+    pub async fn identities_of_enrollment(&mut self, id: EnrollmentId) -> Result<Vec<IdentityRow>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT i.sha256, c.serial, c.subject, i.not_after, i.pinned_at, i.revoked_at
+                   FROM identities i LEFT JOIN certificates c ON c.sha256 = i.sha256
+                  WHERE i.enrollment_id = $1 ORDER BY i.pinned_at DESC, i.sha256 LIMIT 100",
+                id
+            )
+        )
+    }
+
+    /// Enabled device channels whose newest valid pin of an own authority ends before `before`: they need a renewal.
+    pub async fn expiring_identities(
+        &mut self,
+        before: Timestamp,
+        after: EnrollmentId,
+        limit: i64,
+    ) -> Result<Vec<(EnrollmentId, Timestamp)>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT e.id, MAX(i.not_after) FROM enrollments e
+                   JOIN identities i ON i.enrollment_id = e.id AND i.revoked_at IS NULL
+                   JOIN certificates c ON c.sha256 = i.sha256
+                  WHERE e.state = 'enabled' AND e.parent_id IS NULL AND e.id > $2
+                  GROUP BY e.id HAVING MAX(i.not_after) < $1 ORDER BY e.id LIMIT $3",
+                before,
+                after,
+                limit
+            )
+        )
+    }
+}
+
+impl Write {
+    /// Records a certificate that is about to be handed out.
+    pub async fn insert_certificate(&mut self, row: &CertificateRow) -> Result<(), StoreError> {
+        run!(
+            self,
+            "INSERT INTO certificates (sha256, authority_id, serial, subject, public_key_sha256, der, challenge_id,
+                                       enrollment_id, not_before, not_after, issued_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            row.sha256,
+            row.authority_id,
+            row.serial.as_str(),
+            row.subject.as_str(),
+            row.public_key_sha256,
+            row.der.as_slice(),
+            row.challenge_id,
+            row.enrollment_id,
+            row.not_before,
+            row.not_after,
+            row.issued_at
+        )
+        .map(drop)
+    }
+
+    /// Notes which enrollment a certificate turned out to be for.
+    pub async fn link_certificate(&mut self, sha256: Sha256, enrollment: EnrollmentId) -> Result<(), StoreError> {
+        run!(self, "UPDATE certificates SET enrollment_id = $2 WHERE sha256 = $1", sha256, enrollment).map(drop)
+    }
+
+    /// Pins a certificate to an enrollment; a revoked pin of the same certificate becomes valid again.
+    pub async fn put_pin(
+        &mut self,
+        enrollment: EnrollmentId,
+        sha256: Sha256,
+        authority: Option<CaId>,
+        not_after: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        run!(
+            self,
+            "INSERT INTO identities (enrollment_id, sha256, authority_id, not_after, pinned_at)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (enrollment_id, sha256) DO UPDATE SET pinned_at = excluded.pinned_at, revoked_at = NULL",
+            enrollment,
+            sha256,
+            authority,
+            not_after,
+            now
+        )
+        .map(drop)
+    }
+
+    /// Revokes all pins of an enrollment but one (or none of them is kept).
+    pub async fn revoke_pins(
+        &mut self,
+        enrollment: EnrollmentId,
+        keep: Option<Sha256>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let keep = keep.map_or_else(Vec::new, |digest| digest.0.to_vec());
+        run!(
+            self,
+            "UPDATE identities SET revoked_at = $3 WHERE enrollment_id = $1 AND sha256 <> $2 AND revoked_at IS NULL",
+            enrollment,
+            keep,
+            now
+        )
+    }
+
+    /// Revokes all certificates that were issued for an enrollment.
+    pub async fn revoke_certificates(
+        &mut self,
+        enrollment: EnrollmentId,
+        reason: &'static str,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        run!(
+            self,
+            "UPDATE certificates SET revoked_at = $3, revoked_reason = $2 WHERE enrollment_id = $1 AND revoked_at IS NULL",
+            enrollment,
+            reason,
+            now
+        )
+    }
+
+    /// Revokes one certificate, its pins with it. False: there is no such certificate, or it was revoked before.
+    pub async fn revoke_certificate(
+        &mut self,
+        sha256: Sha256,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        run!(self, "UPDATE identities SET revoked_at = $2 WHERE sha256 = $1 AND revoked_at IS NULL", sha256, now)?;
+        Ok(run!(
+            self,
+            "UPDATE certificates SET revoked_at = $3, revoked_reason = $2 WHERE sha256 = $1 AND revoked_at IS NULL",
+            sha256,
+            reason,
+            now
+        )? == 1)
+    }
+}

@@ -1,0 +1,164 @@
+use sqlx::FromRow;
+
+use super::{Read, StoreError, Write};
+use crate::model::{CommandId, EnrollmentId, Resend, Timestamp};
+
+/// A command's row.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct CommandRow {
+    pub id: CommandId,
+    pub verb: String,
+    pub request_type: String,
+    pub payload_sealed: Vec<u8>,
+    pub fills: String,
+    pub summary: String,
+    pub resend: Resend,
+    pub priority: i64,
+    pub internal: bool,
+    pub target: String,
+    pub target_count: i64,
+    pub fleet_number: Option<i64>,
+    pub materialized: bool,
+    pub created_at: Timestamp,
+    pub created_by: String,
+    pub expires_at: Option<Timestamp>,
+    pub cancelled_at: Option<Timestamp>,
+}
+
+/// A command to be accepted.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct NewCommand<'a> {
+    pub id: CommandId,
+    pub verb: &'a str,
+    pub request_type: &'a str,
+    pub payload_sealed: &'a [u8],
+    pub fills: &'a str,
+    pub summary: &'a str,
+    pub resend: Resend,
+    pub priority: i64,
+    pub internal: bool,
+    pub target_count: i64,
+    /// Some for a command for all.
+    pub fleet_number: Option<i64>,
+    pub created_by: &'a str,
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Read {
+    /// The command with this id.
+    pub async fn command(&mut self, id: CommandId) -> Result<Option<CommandRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM commands WHERE id = $1", id))
+    }
+
+    /// How many device channels are enabled: the targets of a command for all.
+    pub async fn count_enabled(&mut self) -> Result<i64, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar("SELECT COUNT(*) FROM enrollments WHERE state = 'enabled' AND parent_id IS NULL")
+        )
+    }
+
+    /// How many deliveries of a command are in each state.
+    pub async fn count_deliveries(&mut self, id: CommandId) -> Result<Vec<(String, i64)>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as("SELECT state, COUNT(*) FROM deliveries WHERE command_id = $1 GROUP BY state ORDER BY state", id)
+        )
+    }
+
+    /// How many enabled device channels were not yet looked at for a command for all.
+    pub async fn count_not_materialized(&mut self, fleet_number: i64) -> Result<i64, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT COUNT(*) FROM enrollments WHERE state = 'enabled' AND parent_id IS NULL AND fleet_cursor < $1",
+                fleet_number
+            )
+        )
+    }
+
+    /// The commands for all that an enrollment has not been served yet, oldest first, cancelled and expired ones too.
+    pub async fn commands_for_all_after(&mut self, cursor: i64) -> Result<Vec<CommandRow>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as("SELECT * FROM commands WHERE fleet_number > $1 ORDER BY fleet_number LIMIT 1000", cursor)
+        )
+    }
+
+    /// The next enabled device channels that a command for all is yet to be given to, by id.
+    pub async fn enrollments_before_fleet_number(
+        &mut self,
+        fleet_number: i64,
+        after: EnrollmentId,
+        limit: i64,
+    ) -> Result<Vec<EnrollmentId>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_scalar(
+                "SELECT id FROM enrollments
+                  WHERE state = 'enabled' AND parent_id IS NULL AND fleet_cursor < $1 AND id > $2
+                  ORDER BY id LIMIT $3",
+                fleet_number,
+                after,
+                limit
+            )
+        )
+    }
+}
+
+impl Write {
+    /// Adds a command.
+    pub async fn insert_command(&mut self, new: &NewCommand<'_>, now: Timestamp) -> Result<(), StoreError> {
+        run!(
+            self,
+            "INSERT INTO commands (id, verb, request_type, payload_sealed, fills, summary, resend, priority, internal,
+                                   target, target_count, fleet_number, materialized, created_at, created_by, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            new.id,
+            new.verb,
+            new.request_type,
+            new.payload_sealed,
+            new.fills,
+            new.summary,
+            new.resend,
+            new.priority,
+            new.internal,
+            if new.fleet_number.is_some() { "all" } else { "devices" },
+            new.target_count,
+            new.fleet_number,
+            new.fleet_number.is_none(),
+            now,
+            new.created_by,
+            new.expires_at
+        )
+        .map(drop)
+    }
+
+    /// The command with this id, locked until the end of the transaction.
+    pub async fn command_for_update(&mut self, id: CommandId) -> Result<Option<CommandRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM commands WHERE id = $1 FOR UPDATE", id))
+    }
+
+    /// Every target of a command for all has its delivery now.
+    pub async fn set_materialized(&mut self, id: CommandId) -> Result<(), StoreError> {
+        run!(self, "UPDATE commands SET materialized = TRUE WHERE id = $1", id).map(drop)
+    }
+
+    /// No new delivery of this command is made from now on.
+    pub async fn cancel_command(&mut self, id: CommandId, now: Timestamp) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE commands SET cancelled_at = $2, materialized = TRUE WHERE id = $1 AND cancelled_at IS NULL",
+            id,
+            now
+        )
+        .map(drop)
+    }
+}

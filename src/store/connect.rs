@@ -1,0 +1,275 @@
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Postgres, Sqlite, Transaction};
+
+use super::StoreError;
+
+static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a request waits for a connection, or for another writer, before it is told that the database is busy.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `sqlite:PATH` or `postgres://…`.
+    pub url: String,
+    /// A direct address for migrations where `url` leads through a pooler (they take a session lock).
+    pub direct_url: Option<String>,
+    /// The largest number of connections of this process.
+    pub max_connections: u32,
+}
+
+/// The database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    db: Db,
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+enum Db {
+    /// One connection writes, the others only read; WAL lets both go on side by side.
+    Sqlite {
+        read: SqlitePool,
+        write: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+/// A connection for reading; each statement sees what was committed when it began.
+#[derive(Debug)]
+pub struct Read(Held);
+
+/// A transaction. Dropped without [`Write::commit`] it changes nothing.
+#[derive(Debug)]
+pub struct Write(Read);
+
+#[derive(Debug)]
+enum Held {
+    SqliteRead(PoolConnection<Sqlite>),
+    SqliteWrite(Transaction<'static, Sqlite>),
+    PostgresRead(PoolConnection<Postgres>),
+    PostgresWrite(Transaction<'static, Postgres>),
+}
+
+/// The connection beneath, for the `on!` macro.
+pub(super) enum Connection<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
+}
+
+/// SQLite has one writer and so no row locks: the clause is left out there.
+pub(super) fn without_lock(sql: &'static str) -> &'static str {
+    sql.strip_suffix(" FOR UPDATE").unwrap_or(sql)
+}
+
+impl Store {
+    /// Connects. SQLite: makes the file when `create` says so. No migration is run.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] with what to do about it.
+    pub async fn connect(options: Options, create: bool) -> Result<Self, StoreError> {
+        let url = options.url.as_str();
+        let db = if url.starts_with("sqlite:") {
+            Self::connect_sqlite(&options, create).await?
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            let connect = postgres_options(url)?;
+            let pool = PgPoolOptions::new()
+                .max_connections(options.max_connections.max(2))
+                .acquire_timeout(WAIT)
+                .connect_with(connect)
+                .await
+                .map_err(|e| StoreError::Open(format!("cannot connect to PostgreSQL: {e}; check database.url")))?;
+            Db::Postgres(pool)
+        } else {
+            return Err(StoreError::Open("database.url must begin with sqlite: or postgres://".to_owned()));
+        };
+        Ok(Self { db, options })
+    }
+
+    async fn connect_sqlite(options: &Options, create: bool) -> Result<Db, StoreError> {
+        let base = SqliteConnectOptions::from_str(&options.url)
+            .map_err(|e| StoreError::Open(format!("database.url: {e}")))?
+            .journal_mode(SqliteJournalMode::Wal)
+            // FULL: a commit is on the disk before a device or an admin is told so.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(WAIT)
+            .foreign_keys(true)
+            .disable_statement_logging();
+        let path = base.get_filename().display().to_string();
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(WAIT)
+            .connect_with(base.clone().create_if_missing(create))
+            .await
+            .map_err(|e| StoreError::Open(format!("cannot open the database {path}: {e}")))?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(options.max_connections.clamp(2, 8))
+            .acquire_timeout(WAIT)
+            .connect_lazy_with(base.pragma("query_only", "ON"));
+        Ok(Db::Sqlite { read, write })
+    }
+
+    /// Brings the tables up to this version; does nothing when they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`], also when the database was made by a newer version.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let failed = |e: sqlx::migrate::MigrateError| StoreError::Open(format!("cannot migrate the database: {e}"));
+        match &self.db {
+            Db::Sqlite { write, .. } => SQLITE_MIGRATIONS.run(write).await.map_err(failed),
+            Db::Postgres(pool) => match &self.options.direct_url {
+                None => POSTGRES_MIGRATIONS.run(pool).await.map_err(failed),
+                Some(url) => {
+                    let mut direct = postgres_options(url)?
+                        .connect()
+                        .await
+                        .map_err(|e| StoreError::Open(format!("cannot connect to database.direct_url: {e}")))?;
+                    POSTGRES_MIGRATIONS.run_direct(None, &mut direct, false).await.map_err(failed)
+                }
+            },
+        }
+    }
+
+    /// How many migrations of this version the database lacks.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn pending_migrations(&self) -> Result<usize, StoreError> {
+        let known = match &self.db {
+            Db::Sqlite { .. } => SQLITE_MIGRATIONS.iter().count(),
+            Db::Postgres(_) => POSTGRES_MIGRATIONS.iter().count(),
+        };
+        let mut read = self.begin_read().await?;
+        let applied: Result<i64, StoreError> =
+            on!(read, fetch_one, query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success = TRUE"));
+        match applied {
+            Ok(applied) => Ok(known.saturating_sub(usize::try_from(applied).unwrap_or(0))),
+            // No such table: nothing was ever applied.
+            Err(StoreError::Broken(_)) => Ok(known),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// A connection for reading.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn begin_read(&self) -> Result<Read, StoreError> {
+        Ok(Read(match &self.db {
+            Db::Sqlite { read, .. } => Held::SqliteRead(read.acquire().await?),
+            Db::Postgres(pool) => Held::PostgresRead(pool.acquire().await?),
+        }))
+    }
+
+    /// A transaction. On SQLite it is the only one at a time, begun IMMEDIATE: one that began by reading and then
+    /// writes would fail under contention.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn begin_write(&self) -> Result<Write, StoreError> {
+        Ok(Write(Read(match &self.db {
+            Db::Sqlite { write, .. } => Held::SqliteWrite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Db::Postgres(pool) => Held::PostgresWrite(pool.begin().await?),
+        })))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let mut read = self.begin_read().await?;
+        let _: i64 = on!(read, fetch_one, query_scalar("SELECT number FROM fleet WHERE id = 1"))?;
+        Ok(())
+    }
+
+    /// The file of an SQLite database.
+    #[must_use]
+    pub fn sqlite_file(&self) -> Option<PathBuf> {
+        match &self.db {
+            Db::Sqlite { write, .. } => Some(write.connect_options().get_filename().to_owned()),
+            Db::Postgres(_) => None,
+        }
+    }
+
+    /// `sqlite` or `postgres`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.db {
+            Db::Sqlite { .. } => "sqlite",
+            Db::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Closes all connections; those in use are waited for.
+    pub async fn close(&self) {
+        match &self.db {
+            Db::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            Db::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+fn postgres_options(url: &str) -> Result<PgConnectOptions, StoreError> {
+    Ok(PgConnectOptions::from_str(url)
+        // The text may hold a password: it is not repeated.
+        .map_err(|_| StoreError::Open("the database URL is not a PostgreSQL URL (postgres://user@host/db)".to_owned()))?
+        .application_name("muster")
+        .disable_statement_logging())
+}
+
+impl Read {
+    pub(super) fn connection(&mut self) -> Connection<'_> {
+        match &mut self.0 {
+            Held::SqliteRead(c) => Connection::Sqlite(c),
+            Held::SqliteWrite(c) => Connection::Sqlite(c),
+            Held::PostgresRead(c) => Connection::Postgres(c),
+            Held::PostgresWrite(c) => Connection::Postgres(c),
+        }
+    }
+}
+
+impl Write {
+    /// Makes the change durable. After an error nothing of it is there (or, when the connection broke during the
+    /// commit itself, all of it: callers are idempotent).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn commit(self) -> Result<(), StoreError> {
+        match self.0.0 {
+            Held::SqliteWrite(tx) => tx.commit().await?,
+            Held::PostgresWrite(tx) => tx.commit().await?,
+            Held::SqliteRead(_) | Held::PostgresRead(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Write {
+    type Target = Read;
+
+    fn deref(&self) -> &Read {
+        &self.0
+    }
+}
+
+impl DerefMut for Write {
+    fn deref_mut(&mut self) -> &mut Read {
+        &mut self.0
+    }
+}

@@ -1,0 +1,226 @@
+use sqlx::FromRow;
+
+use super::{Read, StoreError, Write};
+use crate::model::{CommandId, DeliveryState, DeviceId, EnrollmentId, ReportId, Resend, Timestamp};
+
+/// A delivery's row: one command for one enrollment.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct Delivery {
+    pub enrollment_id: EnrollmentId,
+    pub command_id: CommandId,
+    pub generation: i64,
+    pub state: DeliveryState,
+    pub priority: i64,
+    pub resend: Resend,
+    pub connection: i64,
+    pub attempts: i64,
+    pub revision: i64,
+    pub queued_at: Timestamp,
+    pub sent_at: Option<Timestamp>,
+    pub answered_at: Option<Timestamp>,
+    pub updated_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub error: Option<String>,
+    pub report_id: Option<ReportId>,
+}
+
+/// A delivery with its command and device, for showing.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct DeliveryRow {
+    pub command_id: CommandId,
+    pub enrollment_id: EnrollmentId,
+    pub device_id: DeviceId,
+    pub kind: String,
+    pub verb: String,
+    pub request_type: String,
+    pub state: DeliveryState,
+    pub attempts: i64,
+    pub queued_at: Timestamp,
+    pub sent_at: Option<Timestamp>,
+    pub answered_at: Option<Timestamp>,
+    pub updated_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub error: Option<String>,
+    pub report_id: Option<ReportId>,
+}
+
+/// One step of a delivery's history.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct TransitionRow {
+    pub revision: i64,
+    pub state: DeliveryState,
+    pub at: Timestamp,
+    pub detail: Option<String>,
+}
+
+impl Read {
+    /// One delivery.
+    pub async fn delivery(
+        &mut self,
+        enrollment: EnrollmentId,
+        command: CommandId,
+    ) -> Result<Option<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_optional,
+            query_as("SELECT * FROM deliveries WHERE enrollment_id = $1 AND command_id = $2", enrollment, command)
+        )
+    }
+
+    /// What is open for an enrollment (queued, sent, not now), in the order of delivery.
+    pub async fn open_deliveries(&mut self, enrollment: EnrollmentId, limit: i64) -> Result<Vec<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM deliveries
+                  WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
+                  ORDER BY priority, queued_at, command_id LIMIT $2",
+                enrollment,
+                limit
+            )
+        )
+    }
+
+    /// Everything of an enrollment that is not in a terminal state.
+    pub async fn unfinished_deliveries(&mut self, enrollment: EnrollmentId) -> Result<Vec<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM deliveries
+                  WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now', 'unconfirmed')
+                  ORDER BY priority, queued_at, command_id",
+                enrollment
+            )
+        )
+    }
+
+    /// The history of a delivery.
+    pub async fn transitions(
+        &mut self,
+        enrollment: EnrollmentId,
+        command: CommandId,
+    ) -> Result<Vec<TransitionRow>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT revision, state, at, detail FROM delivery_transitions
+                  WHERE enrollment_id = $1 AND command_id = $2 ORDER BY revision LIMIT 1000",
+                enrollment,
+                command
+            )
+        )
+    }
+
+    /// The deliveries of a command that are in one of two states, in the order of enrollments.
+    pub async fn deliveries_in(
+        &mut self,
+        command: CommandId,
+        states: [DeliveryState; 2],
+        after: EnrollmentId,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM deliveries
+                  WHERE command_id = $1 AND state IN ($2, $3) AND enrollment_id > $4
+                  ORDER BY enrollment_id LIMIT $5",
+                command,
+                states[0],
+                states[1],
+                after,
+                limit
+            )
+        )
+    }
+}
+
+impl Write {
+    /// Makes a delivery, queued. False: it is there already.
+    pub async fn insert_delivery(&mut self, new: &Delivery) -> Result<bool, StoreError> {
+        let added = run!(
+            self,
+            "INSERT INTO deliveries (enrollment_id, command_id, generation, state, priority, resend, connection,
+                                     attempts, revision, queued_at, updated_at, expires_at)
+             VALUES ($1, $2, $3, 'queued', $4, $5, 0, 0, 1, $6, $6, $7)
+             ON CONFLICT (enrollment_id, command_id) DO NOTHING",
+            new.enrollment_id,
+            new.command_id,
+            new.generation,
+            new.priority,
+            new.resend,
+            new.queued_at,
+            new.expires_at
+        )?;
+        if added == 1 {
+            self.insert_transition(new.enrollment_id, new.command_id, 1, DeliveryState::Queued, new.queued_at, None)
+                .await?;
+        }
+        Ok(added == 1)
+    }
+
+    /// Writes a delivery that went through a transition, and the step itself. The revision says from which state of
+    /// the row the caller decided: false when it is another by now, and then nothing was written.
+    pub async fn update_delivery(&mut self, next: &Delivery, detail: Option<&str>) -> Result<bool, StoreError> {
+        let changed = run!(
+            self,
+            "UPDATE deliveries
+                SET state = $4, connection = $5, attempts = $6, sent_at = $7, answered_at = $8, error = $9,
+                    report_id = $10, updated_at = $11, revision = $3
+              WHERE enrollment_id = $1 AND command_id = $2 AND revision = $3 - 1",
+            next.enrollment_id,
+            next.command_id,
+            next.revision,
+            next.state,
+            next.connection,
+            next.attempts,
+            next.sent_at,
+            next.answered_at,
+            next.error.as_deref(),
+            next.report_id,
+            next.updated_at
+        )?;
+        if changed == 1 {
+            self.insert_transition(
+                next.enrollment_id,
+                next.command_id,
+                next.revision,
+                next.state,
+                next.updated_at,
+                detail,
+            )
+            .await?;
+        }
+        Ok(changed == 1)
+    }
+
+    async fn insert_transition(
+        &mut self,
+        enrollment: EnrollmentId,
+        command: CommandId,
+        revision: i64,
+        state: DeliveryState,
+        at: Timestamp,
+        detail: Option<&str>,
+    ) -> Result<(), StoreError> {
+        run!(
+            self,
+            "INSERT INTO delivery_transitions (enrollment_id, command_id, revision, state, at, detail)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            enrollment,
+            command,
+            revision,
+            state,
+            at,
+            detail
+        )
+        .map(drop)
+    }
+}

@@ -1,0 +1,30 @@
+/// Runs one SQL text on whichever database is there: `on!(self, fetch_optional, query_as("SELECT …", id))`.
+///
+/// The arguments are bound in order; each is evaluated once, in the branch that runs.
+macro_rules! on {
+    ($conn:expr, $method:ident, $kind:ident($sql:expr $(, $arg:expr)* $(,)?)) => {
+        match $conn.connection() {
+            $crate::store::connect::Connection::Sqlite(c) => {
+                sqlx::$kind($crate::store::connect::without_lock($sql))$(.bind($arg))*.$method(c).await
+            }
+            $crate::store::connect::Connection::Postgres(c) => {
+                sqlx::$kind($sql)$(.bind($arg))*.$method(c).await
+            }
+        }
+        .map_err($crate::store::StoreError::from)
+    };
+}
+
+/// Runs one statement and gives the number of rows that it changed.
+macro_rules! run {
+    ($conn:expr, $sql:expr $(, $arg:expr)* $(,)?) => {
+        match $conn.connection() {
+            $crate::store::connect::Connection::Sqlite(c) => sqlx::query($crate::store::connect::without_lock($sql))
+                $(.bind($arg))*.execute(c).await.map(|done| done.rows_affected()),
+            $crate::store::connect::Connection::Postgres(c) => {
+                sqlx::query($sql)$(.bind($arg))*.execute(c).await.map(|done| done.rows_affected())
+            }
+        }
+        .map_err($crate::store::StoreError::from)
+    };
+}

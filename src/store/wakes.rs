@@ -1,0 +1,179 @@
+use sqlx::FromRow;
+
+use super::{Read, StoreError, Write};
+use crate::model::{EnrollmentId, Timestamp};
+
+/// A wake-up that is due, leased to whoever got it.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct DueWake {
+    pub enrollment_id: EnrollmentId,
+    pub revision: i64,
+    pub attempts: i64,
+    pub topic: Option<String>,
+    pub push_token: Option<Vec<u8>>,
+    pub push_magic: Option<String>,
+    pub token_at: Option<Timestamp>,
+}
+
+/// The wake-up row of an enrollment, for showing.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct WakeRow {
+    pub due_at: Option<Timestamp>,
+    pub attempts: i64,
+    pub sync_at: Timestamp,
+    pub last_at: Option<Timestamp>,
+    pub last_result: Option<String>,
+    pub last_reason: Option<String>,
+    pub last_apns_id: Option<String>,
+}
+
+/// How a push ended.
+#[derive(Clone, Debug)]
+pub struct PushResult<'a> {
+    /// `accepted`, `refused`, `later`, `unreachable`, `token_invalid`, `no_certificate`, …
+    pub result: &'static str,
+    /// APNs' reason, or what went wrong.
+    pub reason: Option<&'a str>,
+    /// The id that APNs gave the push.
+    pub apns_id: Option<&'a str>,
+    /// When to try again; none when this wake-up is over.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl Read {
+    /// The wake-up row of an enrollment.
+    pub async fn wake(&mut self, id: EnrollmentId) -> Result<Option<WakeRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM wakes WHERE enrollment_id = $1", id))
+    }
+
+    /// How many wake-ups are due.
+    pub async fn count_due_wakes(&mut self, now: Timestamp) -> Result<i64, StoreError> {
+        on!(self, fetch_one, query_scalar("SELECT COUNT(*) FROM wakes WHERE due_at <= $1", now))
+    }
+
+    /// When the next wake-up is due, leased ones included.
+    pub async fn next_wake_at(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        on!(self, fetch_one, query_scalar("SELECT MIN(due_at) FROM wakes WHERE due_at IS NOT NULL"))
+    }
+}
+
+impl Write {
+    /// Asks for a wake-up at `due_at`, or earlier if one is due earlier: at most one is due for each enrollment.
+    pub async fn request_wake(
+        &mut self,
+        id: EnrollmentId,
+        due_at: Timestamp,
+        sync_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        run!(
+            self,
+            "INSERT INTO wakes (enrollment_id, due_at, revision, attempts, sync_at) VALUES ($1, $2, 1, 0, $3)
+             ON CONFLICT (enrollment_id) DO UPDATE
+                SET due_at = CASE WHEN wakes.due_at IS NULL OR wakes.due_at > excluded.due_at
+                                  THEN excluded.due_at ELSE wakes.due_at END,
+                    revision = wakes.revision + 1",
+            id,
+            due_at,
+            sync_at
+        )
+        .map(drop)
+    }
+
+    /// Nothing is to be pushed to this enrollment any more.
+    pub async fn cancel_wake(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
+        run!(self, "UPDATE wakes SET due_at = NULL, attempts = 0, revision = revision + 1 WHERE enrollment_id = $1", id)
+            .map(drop)
+    }
+
+    /// Leases the next wake-ups that are due. A lease that ran out counts as free: the process that held it is gone.
+    ///
+    /// On PostgreSQL two processes that lease at once wait for each other on the rows; the second finds them leased.
+    pub async fn lease_wakes(
+        &mut self,
+        now: Timestamp,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<DueWake>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "UPDATE wakes SET leased_until = $2, attempts = attempts + 1
+                  WHERE due_at <= $1 AND (leased_until IS NULL OR leased_until < $1)
+                    AND enrollment_id IN
+                        (SELECT w.enrollment_id FROM wakes w
+                          WHERE w.due_at <= $1 AND (w.leased_until IS NULL OR w.leased_until < $1)
+                          ORDER BY w.due_at LIMIT $3)
+              RETURNING enrollment_id, revision, attempts,
+                        (SELECT e.topic FROM enrollments e
+                          WHERE e.id = wakes.enrollment_id AND e.state = 'enabled') AS topic,
+                        (SELECT e.push_token FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_token,
+                        (SELECT e.push_magic FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_magic,
+                        (SELECT e.token_at FROM enrollments e WHERE e.id = wakes.enrollment_id) AS token_at",
+                now,
+                until,
+                limit
+            )
+        )
+    }
+
+    /// Ends a leased wake-up. One that was asked for since (another revision) stays due.
+    pub async fn finish_wake(
+        &mut self,
+        id: EnrollmentId,
+        revision: i64,
+        done: &PushResult<'_>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE wakes
+                SET leased_until = NULL, last_at = $3, last_result = $4, last_reason = $5, last_apns_id = $6,
+                    attempts = CASE WHEN CAST($7 AS BIGINT) IS NULL THEN 0 ELSE attempts END,
+                    due_at = CASE WHEN $7 IS NOT NULL THEN $7 WHEN revision = $2 THEN NULL ELSE due_at END
+              WHERE enrollment_id = $1",
+            id,
+            revision,
+            now,
+            done.result,
+            done.reason,
+            done.apns_id,
+            done.retry_at
+        )
+        .map(drop)
+    }
+
+    /// Takes the next enrollments whose periodic wake-up has come, makes them due and plans the next time
+    /// `interval` later. Returns how many.
+    pub async fn schedule_syncs(
+        &mut self,
+        now: Timestamp,
+        interval_micros: i64,
+        limit: i64,
+    ) -> Result<u64, StoreError> {
+        run!(
+            self,
+            "UPDATE wakes
+                SET sync_at = $1 + $2, revision = revision + 1,
+                    due_at = CASE WHEN due_at IS NULL OR due_at > $1 THEN $1 ELSE due_at END
+              WHERE sync_at <= $1 AND enrollment_id IN
+                    (SELECT w.enrollment_id FROM wakes w JOIN enrollments e ON e.id = w.enrollment_id
+                      WHERE w.sync_at <= $1 AND e.state = 'enabled' ORDER BY w.sync_at LIMIT $3)",
+            now,
+            interval_micros,
+            limit
+        )
+    }
+
+    /// APNs said at `at` that this token is no longer valid. Counts only if the token was stored before that.
+    pub async fn invalidate_push_token(&mut self, id: EnrollmentId, at: Timestamp) -> Result<bool, StoreError> {
+        Ok(run!(
+            self,
+            "UPDATE enrollments SET push_token = NULL WHERE id = $1 AND push_token IS NOT NULL AND token_at < $2",
+            id,
+            at
+        )? == 1)
+    }
+}

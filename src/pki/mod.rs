@@ -1,1 +1,22 @@
 //! Certificates, CMS, SCEP: messages and state machines. Pure; the only room that knows openssl.
+
+mod algorithm;
+mod asn1;
+pub mod authority;
+pub mod certificate;
+pub mod chain;
+mod error;
+pub mod identity;
+pub mod key;
+mod pem;
+pub mod request;
+pub mod vault;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use authority::Authority;
+pub use certificate::Certificate;
+pub use error::Error;
+pub use key::PrivateKey;
+pub use request::CertificateRequest;

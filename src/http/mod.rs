@@ -1,1 +1,6 @@
 //! Listeners and routes: extract, authenticate, bound, call one verb, map the error.
+
+pub mod tls;
+
+#[cfg(test)]
+mod fixtures;

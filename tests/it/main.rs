@@ -1,0 +1,16 @@
+//! The integration tests: one binary, so that it is linked once, with a module for each subject.
+//!
+//! `both_databases!` (in `support::db`) runs a story on SQLite and on PostgreSQL; `make test` starts a PostgreSQL.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "in a test a panic is the answer"
+)]
+
+#[macro_use]
+mod support;
+
+mod store_migrations;

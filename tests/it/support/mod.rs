@@ -1,0 +1,4 @@
+//! What the stories stand on.
+
+#[macro_use]
+pub mod db;

@@ -1,0 +1,19 @@
+# The commands of everyday work. `make help` lists them.
+
+.PHONY: help build test lint deny
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+build: ## the program, for production: target/release/muster
+	@scripts/check-toolchain
+	cargo build --locked --release
+
+test: ## every test, on SQLite and PostgreSQL; ARGS go to cargo test
+	@scripts/test $(ARGS)
+
+lint: ## format, clippy and the scripts' syntax
+	@scripts/lint
+
+deny: ## licenses and sources of the dependencies; ARGS=advisories adds known vulnerabilities (needs the network)
+	@scripts/deny $(ARGS)

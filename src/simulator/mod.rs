@@ -1,1 +1,4 @@
 //! Fake devices and a fake APNs, which speak only HTTP.
+
+pub mod apns;
+mod web;

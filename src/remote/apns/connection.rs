@@ -34,6 +34,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a probe may stay without an answer.
 const PING_TIME_OUT: Duration = Duration::from_secs(20);
 
+/// How much is read in search of the alert after a failed write, in steps of 1 KiB.
+const READS_FOR_ALERT: usize = 64;
+
 /// Where to connect to.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
@@ -87,6 +90,8 @@ impl Connection {
         let io = Recorded { io: tls, error: Arc::clone(&ended_by) };
         let (sender, mut driver) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            // One until the peer has said how many it takes: what exceeds its limit would be refused.
+            .initial_max_send_streams(1)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIME_OUT)
             .keep_alive_while_idle(true)
@@ -211,6 +216,29 @@ struct Recorded<T> {
     error: Arc<OnceLock<String>>,
 }
 
+impl<T: AsyncRead + Unpin> Recorded<T> {
+    /// A write that fails because the peer has hung up is not the cause: the TLS alert that the peer sent before is. So
+    /// a failed write fails only when the alert, or the end of the stream, has been read.
+    fn find_cause<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        let Poll::Ready(Err(error)) = written else { return written };
+        let mut scratch = [0; 1024];
+        for _ in 0..READS_FOR_ALERT {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => (),
+                Poll::Ready(Ok(())) => break,
+                Poll::Ready(Err(cause)) => {
+                    let _ = self.error.set(cause.to_string());
+                    break;
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let _ = self.error.set(error.to_string());
+        Poll::Ready(Err(error))
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Recorded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
@@ -221,13 +249,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Recorded<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Recorded<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Recorded<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.find_cause(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.find_cause(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -78,6 +78,16 @@ impl Signature {
         Self::ALL.into_iter().find(|(_, oid)| oid.as_bytes() == bytes).map(|(signature, _)| signature)
     }
 
+    /// ECDSA with this digest.
+    pub(super) const fn ecdsa(digest: Digest) -> Self {
+        match digest {
+            Digest::Sha1 => Self::EcdsaSha1,
+            Digest::Sha256 => Self::EcdsaSha256,
+            Digest::Sha384 => Self::EcdsaSha384,
+            Digest::Sha512 => Self::EcdsaSha512,
+        }
+    }
+
     /// Whether a key of this kind makes such signatures.
     pub(super) fn fits(self, key: Id) -> bool {
         match self {

@@ -23,6 +23,8 @@ pub(super) const UTC_TIME: u8 = 0x17;
 pub(super) const GENERALIZED_TIME: u8 = 0x18;
 pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
+/// A primitive `[0] IMPLICIT`.
+pub(super) const IMPLICIT_0: u8 = 0x80;
 const CONSTRUCTED_OCTET_STRING: u8 = 0x24;
 const CONSTRUCTED: u8 = 0x20;
 

@@ -5,11 +5,16 @@ mod asn1;
 pub mod authority;
 pub mod certificate;
 pub mod chain;
+pub mod challenge;
+mod cms;
 mod error;
 pub mod identity;
 pub mod key;
+pub mod legacy;
 mod pem;
+pub mod profile;
 pub mod request;
+pub mod signature;
 pub mod vault;
 
 #[cfg(test)]
@@ -18,5 +23,6 @@ mod fixtures;
 pub use authority::Authority;
 pub use certificate::Certificate;
 pub use error::Error;
+pub use identity::Identity;
 pub use key::PrivateKey;
 pub use request::CertificateRequest;

@@ -11,7 +11,8 @@ use super::Error;
 /// Largest PEM text that is read, in bytes: hundreds of certificates.
 pub const MAX_PEM_BYTES: usize = 1024 * 1024;
 
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+/// Base64 with or without padding.
+pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );

@@ -1,3 +1,7 @@
 //! The `muster` program: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    muster::cli::run(std::env::args_os())
+}

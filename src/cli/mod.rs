@@ -1,1 +1,78 @@
 //! Subcommands and the composition root.
+//!
+//! Exit codes: 0 if all went well, 1 if something did not, 2 if the command line or the settings have to be corrected
+//! first.
+
+mod completions;
+mod error;
+mod settings;
+mod system;
+mod telemetry;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::Error;
+pub use settings::SettingsFile;
+pub use system::{SystemClock, SystemRandomness};
+pub use telemetry::start as start_telemetry;
+
+/// An agentless MDM server for Apple devices.
+#[derive(Debug, Parser)]
+#[command(name = "muster", version, about, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the completions of a shell.
+    Completions(completions::Arguments),
+}
+
+/// Runs the program with the arguments of a command line, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(asked) => {
+            // Help and version come this way too, to the standard output and with 0. That nobody reads them, or the
+            // complaint, is no reason for another complaint.
+            let _ = asked.print();
+            return u8::try_from(asked.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    let outcome = match cli.command {
+        Command::Completions(arguments) => completions::run(arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(anstream::stderr(), "{error}");
+            error.exit_code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_2_and_help_is_0() {
+        let code = |line: &[&str]| format!("{:?}", run(line.iter().map(OsString::from)));
+        assert_eq!(code(&["muster", "--version"]), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(&["muster", "conquer"]), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code(&["muster"]), format!("{:?}", ExitCode::from(2)));
+    }
+}

@@ -12,7 +12,7 @@ pub(super) struct Arguments {
 }
 
 /// Writes the shell's completions to the standard output.
-pub(super) fn run(arguments: Arguments) -> Result<(), Error> {
+pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
     // Rendered into memory first, since clap_complete panics where the reader has gone away.
     write(&mut io::stdout().lock(), &script(arguments.shell))
 }

@@ -223,3 +223,22 @@ fn no_two_settings_share_a_variable() {
     assert_eq!(names.len(), count);
     assert!(!names.contains(&"MUSTER_MASTER_KEY".to_owned()));
 }
+
+/// To write it anew: `MUSTER_TEST_WRITE=yes cargo test --lib config::`.
+#[test]
+fn the_documentation_lists_every_setting() {
+    let page = format!(
+        "# Settings\n\nThis is the file that `muster init` writes. Every setting is in it, with its default or, where it \
+         has\nnone, the form of one. All faults in it are reported together, each with its line; unknown settings are\n\
+         faults too.\n\nEach setting can also be given by an environment variable, which wins over the file: its full name \
+         in\ncapitals with `_` for `.` after `MUSTER_`, such as `MUSTER_DEVICES_LISTEN`; lists are separated by\ncommas, and \
+         an empty variable counts as none. `MUSTER_MASTER_KEY` holds the master key itself,\n`MUSTER_CONFIG` the path of \
+         the file.\n\n```toml\n{}```\n",
+        template(&[])
+    );
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operate/settings.md");
+    if std::env::var_os("MUSTER_TEST_WRITE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert!(std::fs::read_to_string(&path).unwrap() == page, "docs/operate/settings.md is out of date");
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
+use super::asn1::{self, Malformed, Reader};
 use super::{Error, pem};
 use crate::model::{Sha256, Timestamp};
 
@@ -79,7 +80,8 @@ impl Certificate {
             return Err(Error::invalid(format!("the certificate is longer than {MAX_CERTIFICATE_BYTES} bytes")));
         }
         match X509Certificate::from_der(der) {
-            Ok(([], parsed)) => Ok(Self::read(der, &parsed)),
+            Ok(([], parsed)) if is_canonical(der) == Ok(true) => Ok(Self::read(der, &parsed)),
+            Ok(([], _)) => Err(Error::invalid("is a certificate whose unsigned parts were changed")),
             Ok(_) => Err(Error::invalid("has bytes after the certificate")),
             Err(_) => Err(Error::invalid("is no certificate (X.509, DER)")),
         }
@@ -255,6 +257,22 @@ impl Certificate {
     }
 }
 
+/// Whether the parts that the signature does not cover have the one form they may have: otherwise anybody could make
+/// copies of a certificate that differ in their SHA-256 and yet are validly signed. (RFC 5280, section 4.1.1.2, wants
+/// the algorithm beside the signature to equal the signed one.)
+fn is_canonical(der: &[u8]) -> Result<bool, Malformed> {
+    let mut parts = Reader(der).expect(asn1::SEQUENCE)?.inside();
+    let (signed, algorithm, signature) = (parts.any()?, parts.any()?, parts.expect(asn1::BIT_STRING)?);
+    let mut fields = signed.inside();
+    fields.optional(asn1::context(0))?;
+    fields.expect(asn1::INTEGER)?;
+    let same_algorithm = fields.expect(asn1::SEQUENCE)?.whole == algorithm.whole;
+    let no_unused_bits = signature.value.first() == Some(&0);
+    let signature = asn1::element(asn1::BIT_STRING, signature.value);
+    let rebuilt = asn1::of(asn1::SEQUENCE, &[signed.whole, algorithm.whole, &signature]);
+    Ok(same_algorithm && no_unused_bits && rebuilt == der)
+}
+
 fn text(attribute: &x509_parser::x509::AttributeTypeAndValue<'_>) -> Option<String> {
     attribute.as_str().ok().map(str::to_owned)
 }
@@ -287,8 +305,8 @@ mod tests {
         assert!(ca.is_ca && ca.self_signed() && ca.may_sign);
         assert_eq!(ca.subject, "CN=Device CA, O=Example");
         assert_eq!(ca.common_name.as_deref(), Some("Device CA"));
-        assert_eq!(Certificate::from_pem_many(ca.to_pem().as_bytes()).unwrap(), [ca.clone()]);
-        assert_eq!(Certificate::from_file(ca.der()).unwrap(), [ca.clone()]);
+        assert_eq!(Certificate::from_pem_many(ca.to_pem().as_bytes()).unwrap(), std::slice::from_ref(ca));
+        assert_eq!(Certificate::from_file(ca.der()).unwrap(), std::slice::from_ref(ca));
         let leaf = server();
         assert!(!leaf.is_ca && leaf.for_servers && !leaf.for_clients && !leaf.self_signed());
         for (host, covered) in [
@@ -322,6 +340,17 @@ mod tests {
             let error = Certificate::from_file(&bytes).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_copy_that_differs_outside_the_signature_is_refused() {
+        let ca = &fixtures::device_ca().certificate;
+        let null = [0x05, 0x00, 0x03, 0x82];
+        let at = ca.der().windows(4).rposition(|window| window == null).unwrap();
+        let mut copy = ca.der().to_vec();
+        copy[at] = 0x0c;
+        let error = Certificate::from_der(&copy).unwrap_err().to_string();
+        assert!(error.contains("unsigned parts were changed"), "{error}");
     }
 
     proptest! {

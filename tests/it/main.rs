@@ -13,4 +13,10 @@
 #[macro_use]
 mod support;
 
+mod store_authorities;
+mod store_certificates;
+mod store_devices;
+mod store_enrollments;
+mod store_links;
 mod store_migrations;
+mod store_tokens;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use muster::model::{Clock, ManualClock, Randomness, SeededRandomness, Sha256, Timestamp};
-use muster::store::{Options, Store};
+use muster::store::{Options, Read, Store, Write};
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
@@ -111,6 +111,16 @@ impl TestDb {
     /// A digest, another one with each call.
     pub fn digest(&self) -> Sha256 {
         Sha256(self.bytes())
+    }
+
+    /// A connection for reading.
+    pub async fn read(&self) -> Read {
+        self.store.begin_read().await.unwrap()
+    }
+
+    /// A transaction.
+    pub async fn write(&self) -> Write {
+        self.store.begin_write().await.unwrap()
     }
 
     /// Another [`Store`] on the same database: what a second server process would have.

@@ -15,8 +15,11 @@ mod support;
 
 mod store_authorities;
 mod store_certificates;
+mod store_commands;
 mod store_devices;
 mod store_enrollments;
+mod store_fleet;
 mod store_links;
 mod store_migrations;
+mod store_reports;
 mod store_tokens;

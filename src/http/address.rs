@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName};
 
-use crate::config::Network;
+use crate::config::{Network, Proxy};
 
 /// A request that passed more proxies than this is looked at no further.
 const MAX_HOPS: usize = 32;
@@ -62,6 +62,12 @@ impl Proxies {
             }
         }
         client
+    }
+}
+
+impl From<&Proxy> for Proxies {
+    fn from(settings: &Proxy) -> Self {
+        Self::new(settings.trusted.clone(), settings.address_header.clone())
     }
 }
 

@@ -1,6 +1,9 @@
 //! Listeners and routes: extract, authenticate, bound, call one verb, map the error.
 
 pub mod address;
+pub mod body;
+pub mod identity;
+pub mod limit;
 pub mod listener;
 pub mod metrics;
 pub mod tls;

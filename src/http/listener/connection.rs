@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -46,10 +45,16 @@ pub struct Connection {
     /// The host name that the client asked for in the handshake.
     pub server_name: Option<String>,
     /// The certificate whose key the peer has proven to have.
-    pub certificate: Option<PeerCertificate>,
+    pub certificate: Option<Arc<PeerCertificate>>,
 }
 
 impl Connection {
+    /// An unencrypted connection from `peer`: for requests that come through no listener.
+    #[must_use]
+    pub const fn plain(listener: &'static str, peer: SocketAddr) -> Self {
+        Self { listener, peer, tls: false, server_name: None, certificate: None }
+    }
+
     /// The connection of a request; none where the request did not come through a listener.
     #[must_use]
     pub fn of(extensions: &http::Extensions) -> Option<&Arc<Self>> {
@@ -57,15 +62,23 @@ impl Connection {
     }
 }
 
-/// A certificate shown in a TLS handshake. The peer has its key; nothing else is known about it.
+/// A certificate that a peer has shown. Nothing is known about it but what the way it came by says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCertificate {
     /// The certificate, DER.
-    pub der: CertificateDer<'static>,
+    pub der: Vec<u8>,
     /// SHA-256 of its DER.
     pub sha256: Sha256,
-    /// What else the peer sent of its chain, in its order.
-    pub chain: Vec<CertificateDer<'static>>,
+    /// What else the peer sent of its chain, in its order, DER.
+    pub chain: Vec<Vec<u8>>,
+}
+
+impl PeerCertificate {
+    /// A certificate and the rest of its chain, DER.
+    #[must_use]
+    pub fn new(der: Vec<u8>, chain: Vec<Vec<u8>>) -> Self {
+        Self { sha256: Sha256::of(&der), der, chain }
+    }
 }
 
 /// Serves one connection to its end.
@@ -107,8 +120,7 @@ async fn open(socket: TcpStream, peer: SocketAddr, listening: &Listening) -> Res
     let _ = socket.set_nodelay(true);
     let limits = &listening.limits;
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let mut connection =
-        Connection { listener: listening.name, peer, tls: false, server_name: None, certificate: None };
+    let mut connection = Connection::plain(listening.name, peer);
     let Some(tls) = &listening.tls else {
         let version =
             timeout(limits.header_timeout, sniff(&socket)).await.map_err(|_| "slow")?.map_err(|_| "closed")?;
@@ -129,7 +141,8 @@ async fn open(socket: TcpStream, peer: SocketAddr, listening: &Listening) -> Res
     connection.server_name = session.server_name().map(str::to_owned);
     connection.certificate = session.peer_certificates().and_then(|certificates| {
         let (leaf, chain) = certificates.split_first()?;
-        Some(PeerCertificate { der: leaf.clone(), sha256: Sha256::of(leaf), chain: chain.to_vec() })
+        let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
+        Some(Arc::new(PeerCertificate::new(leaf.to_vec(), chain)))
     });
     Ok(Opened { io: Box::new(stream), version, connection })
 }

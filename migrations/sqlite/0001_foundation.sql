@@ -230,6 +230,8 @@ CREATE TABLE commands (
     fills           TEXT    NOT NULL,
     summary         TEXT    NOT NULL,
     resend          TEXT    NOT NULL,
+    -- What it destroys, if anything: 'erase', 'lock_with_pin', 'unenroll'.
+    destruction     TEXT,
     priority        INTEGER NOT NULL,
     internal        INTEGER NOT NULL,
     -- 'devices', or 'all': then fleet_number is its watermark.
@@ -269,6 +271,8 @@ CREATE TABLE deliveries (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX deliveries_open ON deliveries (enrollment_id, priority, queued_at, command_id)
     WHERE state IN ('queued', 'sent', 'not_now');
+CREATE INDEX deliveries_expiring ON deliveries (expires_at)
+    WHERE expires_at IS NOT NULL AND state IN ('queued', 'not_now');
 CREATE INDEX deliveries_by_command ON deliveries (command_id, enrollment_id);
 
 CREATE TABLE delivery_transitions (

@@ -1,1 +1,25 @@
-//! The domain: `App` and one function per verb; owns the transactions.
+//! The domain: [`App`] and one function per verb. Each verb owns its transaction and says what must hold; none knows
+//! HTTP.
+
+mod actor;
+mod app;
+mod audit;
+mod error;
+mod seen;
+mod trust;
+
+pub mod apps;
+pub mod check_in;
+pub mod commands;
+pub mod deliveries;
+pub mod device_identity;
+pub mod enrollment_profile;
+pub mod profiles;
+pub mod reports;
+pub mod signing;
+pub mod wakes;
+
+pub use actor::{Actor, ActorKind};
+pub use app::{App, Parts, Signals};
+pub use error::{Error, Fault};
+pub use trust::{Trust, TrustedAuthority};

@@ -14,6 +14,7 @@ pub struct CommandRow {
     pub fills: String,
     pub summary: String,
     pub resend: Resend,
+    pub destruction: Option<String>,
     pub priority: i64,
     pub internal: bool,
     pub target: String,
@@ -37,6 +38,7 @@ pub struct NewCommand<'a> {
     pub fills: &'a str,
     pub summary: &'a str,
     pub resend: Resend,
+    pub destruction: Option<&'a str>,
     pub priority: i64,
     pub internal: bool,
     pub target_count: i64,
@@ -119,8 +121,9 @@ impl Write {
         run!(
             self,
             "INSERT INTO commands (id, verb, request_type, payload_sealed, fills, summary, resend, priority, internal,
-                                   target, target_count, fleet_number, materialized, created_at, created_by, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                                   target, target_count, fleet_number, materialized, created_at, created_by, expires_at,
+                                   destruction)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
             new.id,
             new.verb,
             new.request_type,
@@ -136,7 +139,8 @@ impl Write {
             new.fleet_number.is_none(),
             now,
             new.created_by,
-            new.expires_at
+            new.expires_at,
+            new.destruction
         )
         .map(drop)
     }

@@ -99,6 +99,20 @@ impl Read {
         )
     }
 
+    /// Deliveries whose time ran out before the device had them.
+    pub async fn expired_deliveries(&mut self, now: Timestamp, limit: i64) -> Result<Vec<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM deliveries
+                  WHERE expires_at <= $1 AND state IN ('queued', 'not_now') ORDER BY expires_at LIMIT $2",
+                now,
+                limit
+            )
+        )
+    }
+
     /// The history of a delivery.
     pub async fn transitions(
         &mut self,

@@ -81,10 +81,16 @@ impl Write {
         .map(drop)
     }
 
-    /// Nothing is to be pushed to this enrollment any more.
-    pub async fn cancel_wake(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
-        run!(self, "UPDATE wakes SET due_at = NULL, attempts = 0, revision = revision + 1 WHERE enrollment_id = $1", id)
-            .map(drop)
+    /// Puts off the wake-up of an enrollment that has just come by itself, or takes it away. The caller holds the
+    /// enrollment's row, so that no command slips in between.
+    pub async fn put_off_wake(&mut self, id: EnrollmentId, due_at: Option<Timestamp>) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE wakes SET due_at = $2, attempts = 0, revision = revision + 1 WHERE enrollment_id = $1",
+            id,
+            due_at
+        )
+        .map(drop)
     }
 
     /// Leases the next wake-ups that are due. A lease that ran out counts as free: the process that held it is gone.
@@ -119,7 +125,8 @@ impl Write {
         )
     }
 
-    /// Ends a leased wake-up. One that was asked for since (another revision) stays due.
+    /// Ends a leased wake-up: it is over, or comes again at `retry_at`. One that was asked for since (another
+    /// revision) stays due, but not before `retry_at`; one that was put off since stays put off.
     pub async fn finish_wake(
         &mut self,
         id: EnrollmentId,
@@ -132,7 +139,9 @@ impl Write {
             "UPDATE wakes
                 SET leased_until = NULL, last_at = $3, last_result = $4, last_reason = $5, last_apns_id = $6,
                     attempts = CASE WHEN CAST($7 AS BIGINT) IS NULL THEN 0 ELSE attempts END,
-                    due_at = CASE WHEN $7 IS NOT NULL THEN $7 WHEN revision = $2 THEN NULL ELSE due_at END
+                    due_at = CASE WHEN revision = $2 THEN $7
+                                  WHEN $7 IS NULL OR due_at IS NULL OR due_at > $7 THEN due_at
+                                  ELSE $7 END
               WHERE enrollment_id = $1",
             id,
             revision,

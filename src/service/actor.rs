@@ -1,0 +1,75 @@
+use crate::model::{Role, TokenId};
+
+/// Who asks for something: stands in the audit log.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// What kind of actor.
+    pub kind: ActorKind,
+    /// The API token, for a token.
+    pub token: Option<TokenId>,
+    /// Its name: of the token, of the device, …
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The request that it came with.
+    pub request_id: Option<String>,
+    /// The address that it came from.
+    pub address: Option<String>,
+}
+
+/// The kinds of actors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActorKind {
+    /// An API token.
+    Token,
+    /// A device, by its own messages.
+    Device,
+    /// The server itself.
+    Server,
+    /// Somebody with access to the server's command line.
+    CommandLine,
+}
+
+impl ActorKind {
+    /// The word in the audit log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Device => "device",
+            Self::Server => "server",
+            Self::CommandLine => "command_line",
+        }
+    }
+}
+
+impl Actor {
+    /// The server itself.
+    #[must_use]
+    pub fn server() -> Self {
+        Self::of(ActorKind::Server, "server")
+    }
+
+    /// Whoever runs a subcommand.
+    #[must_use]
+    pub fn command_line() -> Self {
+        Self::of(ActorKind::CommandLine, "command line")
+    }
+
+    /// A device, named by Apple's id of its enrollment.
+    #[must_use]
+    pub fn device(apple_id: &str) -> Self {
+        Self::of(ActorKind::Device, apple_id)
+    }
+
+    fn of(kind: ActorKind, name: &str) -> Self {
+        Self { kind, token: None, name: name.to_owned(), role: Role::Admin, request_id: None, address: None }
+    }
+
+    /// The same actor, from this address.
+    #[must_use]
+    pub fn at(mut self, address: Option<String>) -> Self {
+        self.address = address;
+        self
+    }
+}

@@ -1,0 +1,117 @@
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::Error;
+use super::device_identity::VerifiedCertificates;
+use super::seen::Seen;
+use super::trust::Trust;
+use super::wakes::PushIdentities;
+use crate::config::Settings;
+use crate::model::{Clock, Randomness, Secret};
+use crate::pki::vault::Vault;
+use crate::remote::apns::Pusher;
+use crate::store::Store;
+
+/// What the verbs work with: the store, the settings, the keys, the clock. Cheap to clone; there are no globals.
+#[derive(Clone)]
+pub struct App(Arc<State>);
+
+/// What the composition root brings.
+pub struct Parts {
+    /// The database, migrated.
+    pub store: Store,
+    /// The settings.
+    pub settings: Settings,
+    /// The keys for what is encrypted at rest.
+    pub vault: Vault,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Randomness>,
+    /// Sends pushes.
+    pub pusher: Arc<dyn Pusher>,
+}
+
+/// See [`App`].
+pub struct State {
+    /// The database.
+    pub store: Store,
+    /// The settings.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Randomness>,
+    /// Sends pushes.
+    pub pusher: Arc<dyn Pusher>,
+    /// Wakes the workers of this process.
+    pub signals: Signals,
+    vault: Vault,
+    pub(super) trust: ArcSwap<Trust>,
+    pub(super) verified: VerifiedCertificates,
+    pub(super) seen: Seen,
+    pub(super) push_identities: PushIdentities,
+}
+
+/// Tells the workers of this process that there is something to do, after the commit that made it. Nothing depends on
+/// it: they look by themselves as well.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// A wake-up is due.
+    pub push: Notify,
+    /// A job is due.
+    pub jobs: Notify,
+}
+
+impl App {
+    /// Puts the parts together. Reads nothing: call [`App::reload_trust`] before serving devices.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(State {
+            store: parts.store,
+            settings: parts.settings,
+            clock: parts.clock,
+            random: parts.random,
+            pusher: parts.pusher,
+            signals: Signals::default(),
+            vault: parts.vault,
+            trust: ArcSwap::from_pointee(Trust::default()),
+            verified: VerifiedCertificates::default(),
+            seen: Seen::default(),
+            push_identities: PushIdentities::default(),
+        }))
+    }
+
+    /// Encrypts something for the place that `context` names (`table.column:key`).
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub fn seal(&self, context: &str, plain: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(self.vault.seal(&*self.random, context, plain)?)
+    }
+
+    /// Decrypts what was encrypted for the place that `context` names.
+    ///
+    /// # Errors
+    /// [`Error::Internal`]: the master key is not there, or the record is damaged.
+    pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Secret<Vec<u8>>, Error> {
+        Ok(self.vault.open(context, sealed)?)
+    }
+
+    /// The keys for what is encrypted at rest.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+}
+
+impl Deref for App {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}

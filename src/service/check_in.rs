@@ -1,0 +1,61 @@
+//! Check-in messages: one verb for each. What an `Authenticate` decides is in [`authenticate`].
+
+mod authenticate;
+mod messages;
+mod token_update;
+
+use super::device_identity::Presented;
+use super::{App, Error};
+use crate::protocol::Sender;
+use crate::protocol::checkin::CheckIn;
+
+pub use authenticate::authenticate;
+pub use messages::{check_out, get_bootstrap_token, set_bootstrap_token};
+pub(super) use token_update::escrow_context;
+pub use token_update::token_update;
+
+/// What the device gets back, with status 200 unless the error says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing: an empty body with Content-Length 0.
+    Empty,
+    /// An XML property list.
+    Plist(Vec<u8>),
+    /// 410: the user may not log in to a channel of their own.
+    Gone,
+    /// 404: nothing is declared for this device.
+    NothingDeclared,
+}
+
+/// A check-in message with what came along.
+#[derive(Clone, Debug)]
+pub struct Arrived<'a> {
+    /// Who sent it.
+    pub presented: &'a Presented,
+    /// The body as it came.
+    pub raw: &'a [u8],
+    /// The address that it came from, for the audit log.
+    pub address: Option<String>,
+}
+
+/// Handles a check-in message.
+///
+/// # Errors
+/// As the message's own verb.
+pub async fn handle(app: &App, arrived: &Arrived<'_>, message: CheckIn) -> Result<Answer, Error> {
+    match message {
+        CheckIn::Authenticate(m) => authenticate(app, arrived, m).await.map(|()| Answer::Empty),
+        CheckIn::TokenUpdate(m) => token_update(app, arrived, m).await.map(|()| Answer::Empty),
+        CheckIn::CheckOut(m) => check_out(app, arrived, m).await.map(|()| Answer::Empty),
+        CheckIn::SetBootstrapToken(m) => set_bootstrap_token(app, arrived, m).await.map(|()| Answer::Empty),
+        CheckIn::GetBootstrapToken(m) => get_bootstrap_token(app, arrived, m).await,
+        CheckIn::GetToken(m) => messages::get_token(app, arrived, m).await,
+        CheckIn::UserAuthenticate(m) => messages::user_authenticate(app, arrived, m).await,
+        CheckIn::DeclarativeManagement(m) => messages::declarative_management(app, arrived, m).await,
+    }
+}
+
+/// The place for which a raw check-in is sealed.
+fn raw_context(sender: &Sender, message_type: &str) -> String {
+    format!("check_ins.raw:{}:{message_type}", sender.apple_id.id)
+}

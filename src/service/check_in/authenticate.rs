@@ -1,0 +1,230 @@
+use serde_json::json;
+
+use super::super::audit::Subject;
+use super::super::deliveries::{End, void_open};
+use super::super::device_identity::{Presented, issuing_record};
+use super::super::{Actor, App, Error};
+use super::{Arrived, raw_context};
+use crate::config::Reenroll;
+use crate::model::{AppleId, DeviceId, EnrollmentId, Timestamp};
+use crate::protocol::checkin::Authenticate;
+use crate::store::{CertificateRow, Challenge, DeviceFacts, Enrollment, Link, StoreError, Write};
+
+/// What the certificate of an `Authenticate` says about where it comes from.
+struct Origin {
+    record: Option<CertificateRow>,
+    challenge: Option<Challenge>,
+    link: Option<Link>,
+}
+
+/// What an `Authenticate` is.
+enum Meaning {
+    /// A device channel that is new to us.
+    First,
+    /// A new enrollment over an earlier one: everything of that one ends.
+    Again,
+    /// The answer to a renewal that this server itself sent: nothing ends.
+    Renewal,
+}
+
+/// A device begins to enroll.
+///
+/// Creates the device and its device channel, or begins a new generation of it, and pins the certificate; all in one
+/// transaction. What belonged to the earlier generation (commands, tokens, escrow, user channels) ends. A renewal
+/// that this server sent to an enabled device only adds the certificate.
+///
+/// # Errors
+/// [`Error::Denied`] where the certificate may not enroll this device.
+pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticate) -> Result<(), Error> {
+    let apple_id = &message.sender.apple_id;
+    if !apple_id.kind.is_device_channel() {
+        return Err(Error::invalid("bad_message", "a user channel sends no Authenticate"));
+    }
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let existing = tx.enrollment_for_update(&apple_id.id).await?;
+    let origin = origin(&mut tx, arrived.presented).await?;
+    refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
+    let actor = Actor::device(&apple_id.id).at(arrived.address.clone());
+
+    let facts = facts(&message);
+    let (id, device, meaning) = match &existing {
+        None => {
+            let (id, device) = insert(app, &mut tx, apple_id, &facts, now).await?;
+            (id, device, Meaning::First)
+        }
+        Some(e) if is_renewal(e, &origin) => (e.id, e.device_id, Meaning::Renewal),
+        Some(e) => {
+            if let Err(refused) = allow_again(app, &mut tx, e, arrived.presented, &origin, now).await {
+                // The refusal is the only change of this transaction.
+                let detail = json!({"reason": refused.to_string()});
+                let subject = Subject { kind: "device", id: &e.device_id.to_string() };
+                app.audit(&mut tx, &actor, "enrollment.refused", subject, &detail, now).await?;
+                tx.commit().await?;
+                return Err(refused);
+            }
+            (e.id, e.device_id, Meaning::Again)
+        }
+    };
+
+    let sealed = app.seal(&raw_context(&message.sender, "Authenticate"), arrived.raw)?;
+    tx.put_check_in(id, "Authenticate", &sealed, now).await?;
+    tx.update_device(device, &facts, now).await?;
+    let presented = arrived.presented;
+    tx.put_pin(id, presented.sha256(), Some(presented.authority.id), Some(presented.certificate.not_after), now)
+        .await?;
+    if origin.record.is_some() {
+        tx.link_certificate(presented.sha256(), id).await?;
+    }
+
+    let action = match meaning {
+        Meaning::Renewal => "identity.renewed",
+        Meaning::First => "enrollment.began",
+        Meaning::Again if existing.as_ref().is_some_and(Enrollment::is_enabled) => "enrollment.replaced_active",
+        Meaning::Again => "enrollment.began_again",
+    };
+    if !matches!(meaning, Meaning::Renewal) {
+        if matches!(meaning, Meaning::Again) {
+            end_generation(&mut tx, id, presented, now).await?;
+        }
+        let link = origin.link.as_ref();
+        tx.set_enrollment_origin(id, link.map(|l| l.id), origin.challenge.as_ref().map(|c| c.id)).await?;
+        let user = link.map(|l| (l.user_name.as_deref(), l.user_email.as_deref())).unwrap_or_default();
+        tx.set_device_owner(device, link.map(|l| l.id), user.0, user.1, now).await?;
+    }
+    let detail = json!({
+        "certificate": presented.sha256(),
+        "topic": message.topic,
+        "link": origin.link.as_ref().map(|l| l.name.as_str()),
+    });
+    app.audit(&mut tx, &actor, action, Subject { kind: "device", id: &device.to_string() }, &detail, now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn facts(message: &Authenticate) -> DeviceFacts {
+    DeviceFacts {
+        udid: message.sender.udid.clone(),
+        apple_enrollment_id: message.sender.enrollment_id.clone().filter(|_| message.sender.udid.is_none()),
+        serial: message.serial_number.clone(),
+        name: message.device_name.clone(),
+        model: message.model.clone(),
+        model_name: message.model_name.clone(),
+        product_name: message.product_name.clone(),
+        os_version: message.os_version.clone(),
+        build_version: message.build_version.clone(),
+        imei: message.imei.clone(),
+        supervised: None,
+    }
+}
+
+async fn origin(tx: &mut Write, presented: &Presented) -> Result<Origin, Error> {
+    let record = issuing_record(tx, presented).await?;
+    let challenge = match record.as_ref().and_then(|row| row.challenge_id) {
+        Some(id) => tx.challenge(id).await?,
+        None => None,
+    };
+    let link = match challenge.as_ref().and_then(|c| c.link_id) {
+        Some(id) => tx.link(id).await?,
+        None => None,
+    };
+    Ok(Origin { record, challenge, link })
+}
+
+/// A certificate belongs to one device: whoever presents another's is refused.
+async fn refuse_foreign_certificate(
+    tx: &mut Write,
+    presented: &Presented,
+    origin: &Origin,
+    existing: Option<&Enrollment>,
+) -> Result<(), Error> {
+    let own = existing.map(|e| e.id);
+    let bound = origin.record.as_ref().and_then(|row| row.enrollment_id);
+    if bound.is_some() && bound != own {
+        return Err(Error::Denied("the client certificate was issued for another device".to_owned()));
+    }
+    if tx.pins_of_certificate(presented.sha256()).await?.iter().any(|pin| Some(pin.enrollment_id) != own) {
+        return Err(Error::Denied("the client certificate belongs to another device".to_owned()));
+    }
+    Ok(())
+}
+
+async fn insert(
+    app: &App,
+    tx: &mut Write,
+    apple_id: &AppleId,
+    facts: &DeviceFacts,
+    now: Timestamp,
+) -> Result<(EnrollmentId, DeviceId), Error> {
+    let device = DeviceId::new(now, &*app.random);
+    let id = EnrollmentId::new(now, &*app.random);
+    let inserted = async {
+        tx.insert_device(device, facts, now).await?;
+        tx.insert_enrollment(id, device, None, apple_id, now).await
+    };
+    // Two first Authenticates of one device at once: one of them comes too late. It is told to come again and then
+    // finds the row.
+    inserted.await.map_err(|e| match e {
+        StoreError::Conflict(_) => Error::Unavailable("the device is being enrolled by another request".to_owned()),
+        other => other.into(),
+    })?;
+    Ok((id, device))
+}
+
+/// The server itself sent a renewal of the profile to this device, and this is the answer.
+fn is_renewal(existing: &Enrollment, origin: &Origin) -> bool {
+    existing.is_enabled()
+        && origin.challenge.as_ref().is_some_and(|c| c.purpose == "renewal" && c.enrollment_id == Some(existing.id))
+}
+
+/// Whether an enrollment that is there may be replaced.
+async fn allow_again(
+    app: &App,
+    tx: &mut Write,
+    existing: &Enrollment,
+    presented: &Presented,
+    origin: &Origin,
+    now: Timestamp,
+) -> Result<(), Error> {
+    // The same certificate again: the same device, beyond doubt.
+    let pinned = tx.pin(existing.id, presented.sha256()).await?.is_some_and(|pin| pin.revoked_at.is_none());
+    if pinned || !existing.is_enabled() || existing.reenroll_approved_until.is_some_and(|until| now < until) {
+        return Ok(());
+    }
+    let asks = "; approve it in the device's page or by POST /api/v1/devices/{id}/approve-reenrollment";
+    match app.settings.devices.reenroll {
+        Reenroll::Allow => Ok(()),
+        Reenroll::Approve => Err(Error::Denied(format!(
+            "the device is enrolled already, and another enrollment needs an approval{asks}"
+        ))),
+        Reenroll::SameUser => {
+            let before = tx.device(existing.device_id).await?.and_then(|device| device.user_email);
+            let after = origin.link.as_ref().and_then(|link| link.user_email.clone());
+            match (before, after) {
+                (Some(before), Some(after)) if !before.eq_ignore_ascii_case(&after) => {
+                    Err(Error::Denied(format!("the device is enrolled for another user than the link is for{asks}")))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// Ends the generation that was: nothing of it is ever delivered, and no other certificate of it is accepted.
+///
+/// A wipe that was handed over counts as done, since the device is here as new; the rest is cancelled, so that a
+/// wiped device which comes back is not wiped again.
+async fn end_generation(tx: &mut Write, id: EnrollmentId, presented: &Presented, now: Timestamp) -> Result<(), Error> {
+    for user in tx.user_channels_for_update(id).await? {
+        void_open(tx, user.id, End::NewEnrollment, now).await?;
+        if user.is_enabled() {
+            tx.close_enrollment(user.id, "disabled", now).await?;
+            tx.put_off_wake(user.id, None).await?;
+        }
+    }
+    void_open(tx, id, End::NewEnrollment, now).await?;
+    tx.begin_generation(id, now).await?;
+    tx.revoke_pins(id, Some(presented.sha256()), now).await?;
+    tx.put_off_wake(id, None).await?;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+use serde_json::json;
+
+use super::super::audit::Subject;
+use super::super::deliveries::{End, void_open};
+use super::super::device_identity::require_pin;
+use super::super::{Actor, App, Error};
+use super::token_update::escrow_context;
+use super::{Answer, Arrived};
+use crate::model::Timestamp;
+use crate::protocol::Sender;
+use crate::protocol::checkin::{
+    CheckOut, DeclarativeManagement, GetBootstrapToken, GetToken, SetBootstrapToken, UserAuthenticate,
+    bootstrap_token_answer,
+};
+use crate::store::{Enrollment, Write};
+
+/// The enrollment profile was removed: the enrollment ends. History stays; nothing is pushed to it any more.
+///
+/// # Errors
+/// [`Error::Denied`] where the certificate does not belong to the enrollment.
+pub async fn check_out(app: &App, arrived: &Arrived<'_>, message: CheckOut) -> Result<(), Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let Some((enrollment, is_device)) = channel(&mut tx, arrived, &message.sender, now).await? else {
+        return Ok(());
+    };
+    if enrollment.state == "disabled" || enrollment.state == "removed" {
+        return Ok(());
+    }
+    if is_device {
+        for user in tx.user_channels_for_update(enrollment.id).await? {
+            close(&mut tx, &user, now).await?;
+        }
+    }
+    close(&mut tx, &enrollment, now).await?;
+    let actor = Actor::device(&enrollment.apple_id).at(arrived.address.clone());
+    let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
+    app.audit(&mut tx, &actor, "enrollment.checked_out", subject, &json!({"channel": enrollment.kind}), now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// A Mac escrows its bootstrap token, or takes it back.
+///
+/// # Errors
+/// [`Error::Denied`] where the certificate does not belong to the enrollment.
+pub async fn set_bootstrap_token(app: &App, arrived: &Arrived<'_>, message: SetBootstrapToken) -> Result<(), Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let (enrollment, _) = open_channel(&mut tx, arrived, &message.sender, now).await?;
+    let (id, generation) = (enrollment.id, enrollment.generation);
+    match message.bootstrap_token.as_ref().filter(|token| !token.expose().is_empty()) {
+        Some(token) => {
+            let sealed = app.seal(&escrow_context(id, generation, "bootstrap_token"), token.expose())?;
+            tx.put_escrow(id, generation, "bootstrap_token", &sealed, now).await?;
+        }
+        None => tx.clear_escrow(id, generation, "bootstrap_token").await?,
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// A Mac asks for its bootstrap token; an empty body where none is escrowed.
+///
+/// # Errors
+/// [`Error::Denied`] where the certificate does not belong to the enrollment.
+pub async fn get_bootstrap_token(
+    app: &App,
+    arrived: &Arrived<'_>,
+    message: GetBootstrapToken,
+) -> Result<Answer, Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let (enrollment, _) = open_channel(&mut tx, arrived, &message.sender, now).await?;
+    let (id, generation) = (enrollment.id, enrollment.generation);
+    let sealed = tx.escrow(id, generation, "bootstrap_token").await?;
+    tx.commit().await?;
+    let Some(sealed) = sealed else { return Ok(Answer::Empty) };
+    let token = app.open(&escrow_context(id, generation, "bootstrap_token"), &sealed)?;
+    Ok(Answer::Plist(bootstrap_token_answer(Some(token.expose()))))
+}
+
+/// The device asks for a token of another service of Apple's; none is kept here yet.
+pub(super) async fn get_token(app: &App, arrived: &Arrived<'_>, message: GetToken) -> Result<Answer, Error> {
+    require_known(app, arrived, &message.sender).await?;
+    Err(Error::NotFound(format!("there is no token for the service {}", message.service_type)))
+}
+
+/// A network user of a Mac logs in. Answered 410, which tells the Mac that this user gets no channel: users are not
+/// known here.
+pub(super) async fn user_authenticate(
+    app: &App,
+    arrived: &Arrived<'_>,
+    message: UserAuthenticate,
+) -> Result<Answer, Error> {
+    require_known(app, arrived, &message.sender).await?;
+    Ok(Answer::Gone)
+}
+
+/// Nothing is declared for any device yet: 404, on every endpoint.
+pub(super) async fn declarative_management(
+    app: &App,
+    arrived: &Arrived<'_>,
+    message: DeclarativeManagement,
+) -> Result<Answer, Error> {
+    require_known(app, arrived, &message.sender).await?;
+    Ok(Answer::NothingDeclared)
+}
+
+/// Refuses a message from a device that is not known or presents another certificate.
+async fn require_known(app: &App, arrived: &Arrived<'_>, sender: &Sender) -> Result<(), Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let device = tx.enrollment_for_update(sender.apple_id.device_channel()).await?.ok_or_else(unknown)?;
+    if device.state == "removed" {
+        return Err(Error::Unrecognized);
+    }
+    require_pin(&mut tx, arrived.presented, device.id, now).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn unknown() -> Error {
+    Error::Denied("the device is not enrolled here".to_owned())
+}
+
+/// The channel that a message is from, locked, and whether it is the device channel. None: a user channel that never
+/// was.
+async fn channel(
+    tx: &mut Write,
+    arrived: &Arrived<'_>,
+    sender: &Sender,
+    now: Timestamp,
+) -> Result<Option<(Enrollment, bool)>, Error> {
+    let device = tx.enrollment_for_update(sender.apple_id.device_channel()).await?.ok_or_else(unknown)?;
+    require_pin(tx, arrived.presented, device.id, now).await?;
+    if sender.apple_id.parent.is_none() {
+        return Ok(Some((device, true)));
+    }
+    Ok(tx.enrollment_for_update(&sender.apple_id.id).await?.map(|user| (user, false)))
+}
+
+/// As [`channel`], but it must be there and not have ended.
+async fn open_channel(
+    tx: &mut Write,
+    arrived: &Arrived<'_>,
+    sender: &Sender,
+    now: Timestamp,
+) -> Result<(Enrollment, bool), Error> {
+    let found = channel(tx, arrived, sender, now).await?.ok_or_else(unknown)?;
+    match found.0.state.as_str() {
+        "removed" => Err(Error::Unrecognized),
+        "disabled" => Err(Error::Denied("the enrollment has ended".to_owned())),
+        _ => Ok(found),
+    }
+}
+
+async fn close(tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<(), Error> {
+    void_open(tx, enrollment.id, End::CheckOut, now).await?;
+    tx.close_enrollment(enrollment.id, "disabled", now).await?;
+    tx.put_off_wake(enrollment.id, None).await?;
+    Ok(())
+}

@@ -1,0 +1,139 @@
+use serde_json::json;
+
+use super::super::audit::Subject;
+use super::super::commands::{self, Internal};
+use super::super::deliveries;
+use super::super::device_identity::require_pin;
+use super::super::{Actor, App, Error};
+use super::{Arrived, raw_context};
+use crate::model::{EnrollmentId, Timestamp};
+use crate::protocol::checkin::TokenUpdate;
+use crate::store::{Enrollment, PushFacts, StoreError, Write};
+
+/// Records a `TokenUpdate`: the enrollment can be pushed to from now on.
+///
+/// Keeps a stored unlock token when the message brings none (iOS sends it once). The first update after an
+/// `Authenticate` completes the enrollment: the use of the link is counted and the first inventory is asked for, in
+/// the same transaction. On a user channel it is also what begins it.
+///
+/// # Errors
+/// [`Error::Denied`] for a device that did not authenticate, or that presents another certificate.
+pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate) -> Result<(), Error> {
+    let now = app.clock.now();
+    let apple_id = &message.sender.apple_id;
+    let mut tx = app.store.begin_write().await?;
+    let device_channel = tx.enrollment_for_update(apple_id.device_channel()).await?.ok_or_else(not_authenticated)?;
+    if device_channel.state == "removed" {
+        return Err(Error::Unrecognized);
+    }
+    require_pin(&mut tx, arrived.presented, device_channel.id, now).await?;
+    if device_channel.state == "disabled" {
+        return Err(Error::Denied("the enrollment has ended; the device must authenticate anew".to_owned()));
+    }
+    let is_user_channel = apple_id.parent.is_some();
+    let (id, generation) = if is_user_channel {
+        user_channel(app, &mut tx, &device_channel, &message, now).await?
+    } else {
+        (device_channel.id, device_channel.generation)
+    };
+
+    let sealed = app.seal(&raw_context(&message.sender, "TokenUpdate"), arrived.raw)?;
+    tx.put_check_in(id, "TokenUpdate", &sealed, now).await?;
+    let push = PushFacts {
+        topic: &message.topic,
+        token: &message.token,
+        magic: &message.push_magic,
+        awaiting_configuration: message.awaiting_configuration,
+    };
+    let tally = tx.set_push(id, &push, now).await?;
+    if let Some(token) = &message.unlock_token
+        && !token.expose().is_empty()
+    {
+        let sealed = app.seal(&escrow_context(id, generation, "unlock_token"), token.expose())?;
+        tx.put_escrow(id, generation, "unlock_token", &sealed, now).await?;
+    }
+    if tally == 1 {
+        complete(app, &mut tx, id, (!is_user_channel).then_some(&device_channel), arrived, now).await?;
+    } else {
+        // A renewal by InstallProfile ends here; some clients never report the command itself.
+        deliveries::presume_renewal(&mut tx, id, now).await?;
+    }
+    tx.commit().await?;
+    app.signals.push.notify_one();
+    Ok(())
+}
+
+/// The place for which an escrowed value is sealed.
+pub(in crate::service) fn escrow_context(id: EnrollmentId, generation: i64, kind: &str) -> String {
+    format!("escrow:{id}:{generation}:{kind}")
+}
+
+fn not_authenticated() -> Error {
+    Error::Denied("TokenUpdate before any Authenticate".to_owned())
+}
+
+/// The user channel that the message is about; made when it is new, begun again when it had ended.
+async fn user_channel(
+    app: &App,
+    tx: &mut Write,
+    device_channel: &Enrollment,
+    message: &TokenUpdate,
+    now: Timestamp,
+) -> Result<(EnrollmentId, i64), Error> {
+    if !device_channel.is_enabled() {
+        return Err(Error::Denied("the device channel is not enrolled yet".to_owned()));
+    }
+    let apple_id = &message.sender.apple_id;
+    let channel = match tx.enrollment_for_update(&apple_id.id).await? {
+        Some(e) if e.state == "removed" => return Err(Error::Unrecognized),
+        Some(e) => {
+            if e.is_enabled() {
+                (e.id, e.generation)
+            } else {
+                tx.begin_generation(e.id, now).await?;
+                (e.id, e.generation + 1)
+            }
+        }
+        None => {
+            let id = EnrollmentId::new(now, &*app.random);
+            tx.insert_enrollment(id, device_channel.device_id, Some(device_channel.id), apple_id, now).await.map_err(
+                |e| match e {
+                    StoreError::Conflict(_) => {
+                        Error::Unavailable("the user channel is being enrolled by another request".to_owned())
+                    }
+                    other => other.into(),
+                },
+            )?;
+            (id, 1)
+        }
+    };
+    let sender = &message.sender;
+    tx.set_channel_user(channel.0, sender.user_short_name.as_deref(), sender.user_long_name.as_deref()).await?;
+    Ok(channel)
+}
+
+/// The first TokenUpdate of a generation. `device_channel` is none for a user channel.
+async fn complete(
+    app: &App,
+    tx: &mut Write,
+    id: EnrollmentId,
+    device_channel: Option<&Enrollment>,
+    arrived: &Arrived<'_>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let number = tx.fleet_number_for_enrollment().await?;
+    tx.set_fleet_cursor(id, number).await?;
+    let interval = u64::try_from(app.settings.push.sync_interval.as_micros()).unwrap_or(u64::MAX);
+    // Spread over one interval, so that a fleet that enrolled together is not woken together for ever.
+    let spread = std::time::Duration::from_micros(app.random.below(interval));
+    tx.request_wake(id, now, now.plus(app.settings.push.sync_interval).plus(spread)).await?;
+    let Some(channel) = device_channel else { return Ok(()) };
+    if let Some(challenge) = channel.challenge_id {
+        tx.count_link_use(challenge, now).await?;
+    }
+    commands::enqueue_internal(app, tx, id, Internal::DeviceInformation, now).await?;
+    commands::enqueue_internal(app, tx, id, Internal::SecurityInfo, now).await?;
+    let actor = Actor::device(&channel.apple_id).at(arrived.address.clone());
+    let subject = Subject { kind: "device", id: &channel.device_id.to_string() };
+    app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await
+}

@@ -1,0 +1,337 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use plist::{Dictionary, Value};
+use serde_json::json;
+
+use super::super::audit::Subject;
+use super::super::deliveries::{self, AtDelivery, payload_context, queued};
+use super::super::{Actor, App, Error, Fault, apps, profiles, wakes};
+use super::PRIORITY_NORMAL;
+use crate::catalog::{Built, Context, Destruction, Fill, Verb, build};
+use crate::model::{CommandId, DeviceId, EnrollmentId, JobId, Role, Timestamp};
+use crate::protocol::wire;
+use crate::store::{self, Enrollment, Write};
+
+/// Most targets of one command that are named one by one.
+pub const MAX_TARGETS: usize = 10_000;
+
+/// What an admin asks for.
+#[derive(Clone, Debug)]
+pub struct NewCommand {
+    /// For whom.
+    pub targets: Targets,
+    /// The verb and its parameters, as they came.
+    pub command: serde_json::Value,
+    /// For how many devices whoever asks believes it to be; needed for what destroys on more than one.
+    pub confirm: Option<u64>,
+    /// After this time it is not handed over any more.
+    pub expires_at: Option<Timestamp>,
+    /// The smaller, the sooner; 100 where nothing is said.
+    pub priority: Option<i64>,
+    /// Whether devices are not woken for it.
+    pub no_push: bool,
+}
+
+/// For whom a command is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// The device channels of these devices.
+    Devices(Vec<DeviceId>),
+    /// These channels, such as the one of a user on a Mac.
+    Enrollments(Vec<EnrollmentId>),
+    /// The device channels of all devices that are enrolled now.
+    All,
+}
+
+/// What became of the request.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The command's id.
+    pub id: CommandId,
+    /// For how many enrollments it was accepted.
+    pub targets: u64,
+    /// Those that were named and do not get it.
+    pub skipped: Vec<Skipped>,
+    /// Whether devices are woken for it.
+    pub push: PushNote,
+}
+
+/// A target that does not get the command.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// The target's id, as it was named.
+    pub target: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Whether devices are woken for a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushNote {
+    /// They are.
+    Scheduled,
+    /// It was not wanted.
+    NotWanted,
+    /// They are not, or not all of them, and why; they get it when they come by themselves.
+    NotPossible(String),
+}
+
+/// Accepts a command: from here on it cannot be lost. One transaction holds the command, its deliveries, the wake-ups
+/// and the audit row.
+///
+/// A command for all is one row with a number that orders it against enrollments; its deliveries are made later, by
+/// the device's next poll or by a job, for exactly those that were enrolled now.
+///
+/// # Errors
+/// [`Error::Invalid`] with all faults of the command; [`Error::Conflict`] `confirmation_needed` where something is
+/// destroyed on more devices than `confirm` says; [`Error::Denied`] where the role does not allow it.
+pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepted, Error> {
+    let now = app.clock.now();
+    let verb = Verb::parse(&new.command).map_err(|faults| invalid("the command cannot be sent as it is", faults))?;
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::invalid("invalid_command", "expires_at lies in the past"));
+    }
+    let context = Context { enrollment_profile_identifier: &app.settings.enrollment.profile_identifier };
+    let built = build(&verb, context);
+    let mut tx = app.store.begin_write().await?;
+    let (payload, fills) = fill_for_all(app, &mut tx, &built).await?;
+    let id = CommandId::new(now, &*app.random);
+    let sealed = app.seal(&payload_context(id), &wire::write(&Value::Dictionary(payload)))?;
+    let row = |target_count: u64, fleet_number: Option<i64>| Row {
+        id,
+        verb: verb.name(),
+        built: &built,
+        sealed: &sealed,
+        fills: &fills,
+        priority: new.priority.unwrap_or(PRIORITY_NORMAL),
+        target_count,
+        fleet_number,
+        created_by: &actor.name,
+        expires_at: new.expires_at,
+    };
+
+    let accepted = match &new.targets {
+        Targets::All => {
+            // First the number: on PostgreSQL this waits for enrollments under way, so that the count is theirs too.
+            let number = tx.fleet_number_for_command().await?;
+            let count = u64::try_from(tx.count_enabled().await?).unwrap_or(0);
+            guard(actor, built.destruction, count, new.confirm)?;
+            row(count, Some(number)).insert(&mut tx, now).await?;
+            let payload = json!({"command": id, "push": !new.no_push}).to_string();
+            tx.add_job(JobId::new(now, &*app.random), "materialize", &payload, None, now, now).await?;
+            Accepted { id, targets: count, skipped: Vec::new(), push: push_note(&mut tx, &new, None, now).await? }
+        }
+        named => {
+            let (enrollments, skipped) = lock_named(&mut tx, named).await?;
+            let count = enrollments.len() as u64;
+            if count == 0 {
+                return Err(Error::conflict("no_target", nobody(&skipped)));
+            }
+            guard(actor, built.destruction, count, new.confirm)?;
+            row(count, None).insert(&mut tx, now).await?;
+            let command = tx.command(id).await?.ok_or_else(|| Error::Internal("a command row vanished".to_owned()))?;
+            for enrollment in &enrollments {
+                tx.insert_delivery(&queued(&command, enrollment, now)).await?;
+                if !new.no_push {
+                    tx.request_wake(enrollment.id, now, now.plus(app.settings.push.sync_interval)).await?;
+                }
+            }
+            let topics: BTreeSet<_> = enrollments.iter().filter_map(|e| e.topic.clone()).collect();
+            let push = push_note(&mut tx, &new, Some(&topics), now).await?;
+            Accepted { id, targets: count, skipped, push }
+        }
+    };
+
+    let detail = json!({
+        "command": built.summary,
+        "request_type": built.request_type,
+        "targets": accepted.targets,
+        "all": new.targets == Targets::All,
+    });
+    let subject = Subject { kind: "command", id: &id.to_string() };
+    app.audit(&mut tx, actor, "command.accepted", subject, &detail, now).await?;
+    tx.commit().await?;
+    app.signals.push.notify_one();
+    app.signals.jobs.notify_one();
+    Ok(accepted)
+}
+
+/// The command's row, to be written once the number of targets is known.
+struct Row<'a> {
+    id: CommandId,
+    verb: &'a str,
+    built: &'a Built,
+    sealed: &'a [u8],
+    fills: &'a str,
+    priority: i64,
+    target_count: u64,
+    fleet_number: Option<i64>,
+    created_by: &'a str,
+    expires_at: Option<Timestamp>,
+}
+
+impl Row<'_> {
+    async fn insert(self, tx: &mut Write, now: Timestamp) -> Result<(), Error> {
+        let new = store::NewCommand {
+            id: self.id,
+            verb: self.verb,
+            request_type: &self.built.request_type,
+            payload_sealed: self.sealed,
+            fills: self.fills,
+            summary: &self.built.summary.to_string(),
+            resend: self.built.resend,
+            destruction: self.built.destruction.map(destruction_word),
+            priority: self.priority,
+            internal: false,
+            target_count: i64::try_from(self.target_count).unwrap_or(i64::MAX),
+            fleet_number: self.fleet_number,
+            created_by: self.created_by,
+            expires_at: self.expires_at,
+        };
+        tx.insert_command(&new, now).await?;
+        Ok(())
+    }
+}
+
+/// The word in the database.
+const fn destruction_word(destruction: Destruction) -> &'static str {
+    match destruction {
+        Destruction::Erase => "erase",
+        Destruction::LockWithPin => "lock_with_pin",
+        Destruction::Unenroll => "unenroll",
+    }
+}
+
+/// Faults of a request as an error.
+fn invalid(detail: &str, faults: Vec<Fault>) -> Error {
+    Error::Invalid { code: "invalid_command", detail: detail.to_owned(), faults }
+}
+
+/// Fills in what is the same for all targets, so that what was accepted does not change when a stored profile or app
+/// does. Returns the payload and, as JSON, what is left for the delivery.
+async fn fill_for_all(app: &App, tx: &mut Write, built: &Built) -> Result<(Dictionary, String), Error> {
+    let mut payload = built.payload.clone();
+    let mut left = Vec::new();
+    for fill in &built.fills {
+        match fill {
+            Fill::UnlockToken => left.push(AtDelivery::UnlockToken),
+            Fill::ReturnToServiceProfile => left.push(AtDelivery::ReturnToServiceProfile),
+            Fill::StoredProfile(id) => {
+                let bytes = profiles::for_install(app, tx, *id).await?;
+                payload.insert("Payload".to_owned(), Value::Data(bytes));
+            }
+            Fill::App(id) => {
+                let reference = apps::reference(app, tx, *id).await?;
+                reference.put_into(&mut payload);
+            }
+            // The payload has the identifier of the settings, which every profile that this server makes carries.
+            Fill::EnrollmentProfileIdentifier => {}
+        }
+    }
+    Ok((payload, deliveries::fills_to_json(&left)))
+}
+
+/// The guard on destruction. It looks at the request that goes out, whatever verb made it.
+fn guard(actor: &Actor, destruction: Option<Destruction>, count: u64, confirm: Option<u64>) -> Result<(), Error> {
+    if let Some(said) = confirm
+        && said != count
+    {
+        return Err(Error::conflict(
+            "confirmation_needed",
+            format!("the command is for {count} devices, and the confirmation says {said}; send \"confirm\": {count}"),
+        ));
+    }
+    let Some(destruction) = destruction.filter(|_| count > 1) else { return Ok(()) };
+    if actor.role < Role::Admin {
+        return Err(Error::Denied(format!(
+            "this {} {count} devices, which takes the role admin; an operator may do it one device at a time",
+            destruction.verb()
+        )));
+    }
+    if confirm.is_none() {
+        return Err(Error::conflict(
+            "confirmation_needed",
+            format!("this {} {count} devices; send \"confirm\": {count} if that is meant", destruction.verb()),
+        ));
+    }
+    Ok(())
+}
+
+/// The enrollments that are named, locked in the order of their ids, and those that do not get the command.
+async fn lock_named(tx: &mut Write, named: &Targets) -> Result<(Vec<Enrollment>, Vec<Skipped>), Error> {
+    let mut wanted: BTreeMap<EnrollmentId, String> = BTreeMap::new();
+    let mut faults = Vec::new();
+    let mut skipped = Vec::new();
+    let count = match named {
+        Targets::Devices(ids) => ids.len(),
+        Targets::Enrollments(ids) => ids.len(),
+        Targets::All => 0,
+    };
+    if count == 0 || count > MAX_TARGETS {
+        let detail = format!("expected 1 to {MAX_TARGETS} targets, or \"all\": true");
+        return Err(invalid(&detail.clone(), vec![Fault { pointer: "/targets".to_owned(), detail }]));
+    }
+    match named {
+        Targets::Devices(ids) => {
+            for (index, id) in ids.iter().enumerate() {
+                let channels = tx.enrollments_of_device(*id).await?;
+                if let Some(channel) = channels.iter().find(|e| e.parent_id.is_none()) {
+                    wanted.insert(channel.id, id.to_string());
+                } else if tx.device(*id).await?.is_some() {
+                    skipped.push(Skipped { target: id.to_string(), reason: "never enrolled".to_owned() });
+                } else {
+                    let pointer = format!("/targets/devices/{index}");
+                    faults.push(Fault { pointer, detail: format!("there is no device {id}") });
+                }
+            }
+        }
+        Targets::Enrollments(ids) => {
+            for (index, id) in ids.iter().enumerate() {
+                if tx.enrollment(*id).await?.is_some() {
+                    wanted.insert(*id, id.to_string());
+                } else {
+                    let pointer = format!("/targets/enrollments/{index}");
+                    faults.push(Fault { pointer, detail: format!("there is no enrollment {id}") });
+                }
+            }
+        }
+        Targets::All => {}
+    }
+    if !faults.is_empty() {
+        return Err(invalid("some targets do not exist", faults));
+    }
+    let mut enabled = Vec::with_capacity(wanted.len());
+    for (id, target) in wanted {
+        match tx.enrollment_by_id_for_update(id).await? {
+            Some(e) if e.is_enabled() => enabled.push(e),
+            Some(e) => skipped.push(Skipped { target, reason: format!("the enrollment is {}", e.state) }),
+            None => {}
+        }
+    }
+    Ok((enabled, skipped))
+}
+
+fn nobody(skipped: &[Skipped]) -> String {
+    match skipped {
+        [one] => format!("{} does not get the command: {}", one.target, one.reason),
+        _ => format!("none of the {} targets is enrolled", skipped.len()),
+    }
+}
+
+/// Whether the devices can be woken. `topics` are those of the targets; none for all enrolled devices.
+async fn push_note(
+    tx: &mut Write,
+    new: &NewCommand,
+    topics: Option<&BTreeSet<String>>,
+    now: Timestamp,
+) -> Result<PushNote, Error> {
+    if new.no_push {
+        return Ok(PushNote::NotWanted);
+    }
+    let topics: BTreeSet<String> = match topics {
+        Some(topics) => topics.clone(),
+        None => tx.enabled_by_topic().await?.into_iter().filter_map(|(topic, _)| topic).collect(),
+    };
+    let problems = wakes::topics_without_certificate(tx, &topics, now).await?;
+    Ok(if problems.is_empty() { PushNote::Scheduled } else { PushNote::NotPossible(problems.join("; ")) })
+}

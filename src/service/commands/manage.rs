@@ -1,0 +1,161 @@
+use serde_json::json;
+
+use super::super::audit::Subject;
+use super::super::deliveries::{apply, materialize};
+use super::super::{Actor, App, Error};
+use crate::model::{CommandId, DeliveryState, EnrollmentId, Timestamp, Transition};
+use crate::store::Write;
+
+/// Deliveries that are changed in one transaction.
+const BATCH: i64 = 500;
+
+/// What a cancellation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// Deliveries that were withdrawn.
+    pub cancelled: u64,
+    /// Deliveries that a device has or had: they take their course.
+    pub not_cancelled: u64,
+}
+
+/// Withdraws what no device has yet. What was handed over takes its course.
+///
+/// No delivery is made of the command from the first transaction on; those that are there are withdrawn in batches.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn cancel(app: &App, actor: &Actor, id: CommandId) -> Result<Cancelled, Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    tx.cancel_command(id, now).await?;
+    let subject = Subject { kind: "command", id: &id.to_string() };
+    app.audit(&mut tx, actor, "command.cancelled", subject, &json!({}), now).await?;
+    tx.commit().await?;
+
+    let mut cancelled = 0;
+    for states in
+        [[DeliveryState::Queued, DeliveryState::NotNow], [DeliveryState::Unconfirmed, DeliveryState::Unconfirmed]]
+    {
+        cancelled += each_in(app, id, states, Transition::Cancel, now).await?;
+    }
+    let total: i64 = app.store.begin_read().await?.count_deliveries(id).await?.iter().map(|(_, n)| n).sum();
+    let not_cancelled = u64::try_from(total).unwrap_or(0).saturating_sub(cancelled);
+    Ok(Cancelled { cancelled, not_cancelled })
+}
+
+/// Delivers again what a device had and did not report on, where the server does not do so by itself.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed.
+pub async fn redeliver(app: &App, actor: &Actor, id: CommandId) -> Result<u64, Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    let subject = Subject { kind: "command", id: &id.to_string() };
+    app.audit(&mut tx, actor, "command.redelivered", subject, &json!({}), now).await?;
+    tx.commit().await?;
+    let states = [DeliveryState::Unconfirmed, DeliveryState::Unconfirmed];
+    let again = each_in(app, id, states, Transition::Redeliver, now).await?;
+    if again == 0 {
+        return Err(Error::conflict(
+            "nothing_unconfirmed",
+            "no delivery of this command is unconfirmed; others are offered again by the server itself",
+        ));
+    }
+    app.signals.push.notify_one();
+    Ok(again)
+}
+
+fn not_found(id: CommandId) -> Error {
+    Error::NotFound(format!("there is no command {id}"))
+}
+
+/// Takes all deliveries of a command that are in one of `states` through a transition, in batches. Each enrollment is
+/// locked before its delivery is looked at again, as by the device's own messages.
+async fn each_in(
+    app: &App,
+    id: CommandId,
+    states: [DeliveryState; 2],
+    transition: Transition,
+    now: Timestamp,
+) -> Result<u64, Error> {
+    let mut changed = 0;
+    let mut after = EnrollmentId(uuid::Uuid::nil());
+    loop {
+        let mut tx = app.store.begin_write().await?;
+        let batch = tx.deliveries_in(id, states, after, BATCH).await?;
+        let Some(last) = batch.last() else { return Ok(changed) };
+        after = last.enrollment_id;
+        for found in &batch {
+            changed += u64::from(one(app, &mut tx, id, found.enrollment_id, transition, now).await?);
+        }
+        tx.commit().await?;
+    }
+}
+
+async fn one(
+    app: &App,
+    tx: &mut Write,
+    id: CommandId,
+    enrollment: EnrollmentId,
+    transition: Transition,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    tx.enrollment_by_id_for_update(enrollment).await?;
+    let Some(delivery) = tx.delivery(enrollment, id).await? else { return Ok(false) };
+    let done = apply(tx, &delivery, transition, now, None).await?;
+    if done && transition == Transition::Redeliver {
+        tx.request_wake(enrollment, now, now.plus(app.settings.push.sync_interval)).await?;
+    }
+    Ok(done)
+}
+
+/// Makes the next deliveries of a command for all and asks for their wake-ups. Some: from where to go on; none: all
+/// are made. Idempotent, as the enrollment's cursor moves with it.
+///
+/// # Errors
+/// [`Error::Unavailable`].
+pub async fn materialize_batch(
+    app: &App,
+    id: CommandId,
+    after: EnrollmentId,
+    push: bool,
+) -> Result<Option<EnrollmentId>, Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let Some(command) = tx.command(id).await? else { return Ok(None) };
+    let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
+    let batch = tx.enrollments_before_fleet_number(number, after, BATCH).await?;
+    for enrollment in &batch {
+        let Some(locked) = tx.enrollment_by_id_for_update(*enrollment).await? else { continue };
+        if materialize(&mut tx, &locked, now).await? > 0 && push {
+            tx.request_wake(locked.id, now, now.plus(app.settings.push.sync_interval)).await?;
+        }
+    }
+    let last = batch.last().copied();
+    if last.is_none() {
+        // None is left that was enrolled when the command was accepted: whoever enrolls now has a greater number.
+        tx.set_materialized(id).await?;
+    }
+    tx.commit().await?;
+    app.signals.push.notify_one();
+    Ok(last)
+}
+
+/// Ends deliveries whose time ran out. Returns how many.
+///
+/// # Errors
+/// [`Error::Unavailable`].
+pub async fn expire_deliveries(app: &App) -> Result<u64, Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let mut due = tx.expired_deliveries(now, BATCH).await?;
+    due.sort_by_key(|delivery| delivery.enrollment_id);
+    let mut expired = 0;
+    for found in due {
+        expired += u64::from(one(app, &mut tx, found.command_id, found.enrollment_id, Transition::Expire, now).await?);
+    }
+    tx.commit().await?;
+    Ok(expired)
+}

@@ -1,0 +1,264 @@
+//! What a device gets next, and what becomes of what it got. Every change of a delivery goes through [`step`], and so
+//! through the graph of [`DeliveryState::after`].
+//!
+//! A connection begins with Idle and ends with the empty answer, whatever sockets, proxies or server processes carry
+//! it. Its number stands in the enrollment, and in each delivery that of its last offer: so a delivery that was
+//! offered in this connection and put off (NotNow) is not offered in it again, and one that was offered in an earlier
+//! connection and not answered is a lost report.
+
+use std::time::Duration;
+
+use super::{App, Error};
+use crate::model::{CommandId, DeliveryState, EnrollmentId, Resend, Timestamp, Transition};
+use crate::protocol;
+use crate::store::{CommandRow, Delivery, Enrollment, Write};
+
+mod fill;
+
+pub(super) use fill::{AtDelivery, to_json as fills_to_json};
+
+/// When to wake a device that went away with work open.
+const SILENCE: Duration = Duration::from_secs(10 * 60);
+/// When to wake a device that said NotNow, at the earliest; the same again at most is added at random.
+const NOT_NOW: Duration = Duration::from_secs(10 * 60);
+/// Most open deliveries that are looked at for one answer.
+const WINDOW: i64 = 200;
+
+/// Why all that is open for an enrollment ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The device enrolled anew: a wipe that it had was done.
+    NewEnrollment,
+    /// The enrollment profile was removed: its removal, if it had that command, was done.
+    CheckOut,
+    /// The device said that it wipes itself.
+    Wiped,
+    /// An admin removed the device.
+    Removed,
+}
+
+impl End {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::NewEnrollment => "the device enrolled anew",
+            Self::CheckOut => "the enrollment profile was removed",
+            Self::Wiped => "the device was wiped",
+            Self::Removed => "the device was removed from management",
+        }
+    }
+}
+
+/// A delivery after a transition; none where the graph has no such arrow.
+#[must_use]
+pub fn step(delivery: &Delivery, transition: Transition, now: Timestamp) -> Option<Delivery> {
+    let state = delivery.state.after(transition)?;
+    Some(Delivery { state, revision: delivery.revision + 1, updated_at: now, ..delivery.clone() })
+}
+
+/// Takes a delivery through a transition. False: the graph has no such arrow, and nothing was written.
+pub(super) async fn apply(
+    tx: &mut Write,
+    delivery: &Delivery,
+    transition: Transition,
+    now: Timestamp,
+    detail: Option<&str>,
+) -> Result<bool, Error> {
+    match step(delivery, transition, now) {
+        Some(next) => write(tx, &next, detail).await.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Writes a delivery that [`step`] made. The enrollment's row is locked, so that nobody else changed it meanwhile.
+async fn write(tx: &mut Write, next: &Delivery, detail: Option<&str>) -> Result<(), Error> {
+    if tx.update_delivery(next, detail).await? {
+        Ok(())
+    } else {
+        Err(Error::Unavailable("the delivery was changed by another request at the same time".to_owned()))
+    }
+}
+
+/// Ends everything that is open for an enrollment.
+pub(super) async fn void_open(tx: &mut Write, id: EnrollmentId, end: End, now: Timestamp) -> Result<(), Error> {
+    for delivery in tx.unfinished_deliveries(id).await? {
+        let done = match end {
+            End::NewEnrollment => delivery.resend == Resend::SameGeneration && delivery.state == DeliveryState::Sent,
+            End::CheckOut if delivery.state == DeliveryState::Sent => tx
+                .command(delivery.command_id)
+                .await?
+                .is_some_and(|command| command.destruction.as_deref() == Some("unenroll")),
+            End::CheckOut | End::Wiped | End::Removed => false,
+        };
+        let transition = if done { Transition::Presume } else { Transition::Void };
+        apply(tx, &delivery, transition, now, Some(end.text())).await?;
+    }
+    Ok(())
+}
+
+/// A renewal that was handed over is done: the device sent its Authenticate and TokenUpdate again.
+pub(super) async fn presume_renewal(tx: &mut Write, id: EnrollmentId, now: Timestamp) -> Result<(), Error> {
+    for delivery in tx.open_deliveries(id, WINDOW).await? {
+        if delivery.state == DeliveryState::Sent
+            && tx.command(delivery.command_id).await?.is_some_and(|command| command.verb == super::commands::RENEW)
+        {
+            apply(tx, &delivery, Transition::Presume, now, Some("the device authenticated anew")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What begins with Idle: commands for all become deliveries, what ran out of time expires, and what must not be run
+/// twice and was not answered waits for an admin. Returns the connection's number.
+pub(super) async fn begin_connection(tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<i64, Error> {
+    let connection = tx.begin_connection(enrollment.id, now).await?;
+    materialize(tx, enrollment, now).await?;
+    for delivery in tx.open_deliveries(enrollment.id, WINDOW).await? {
+        if delivery.state == DeliveryState::Sent && delivery.resend == Resend::ByAdminOnly {
+            apply(tx, &delivery, Transition::Unconfirm, now, Some("no report came")).await?;
+        }
+    }
+    tx.put_off_wake(enrollment.id, Some(now.plus(SILENCE))).await?;
+    Ok(connection)
+}
+
+/// Makes deliveries of the commands for all that this enrollment has not been given. Idempotent: the enrollment's
+/// cursor moves in the same transaction.
+pub(super) async fn materialize(tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<u64, Error> {
+    let Some(mut cursor) = enrollment.fleet_cursor.filter(|_| enrollment.is_enabled()) else { return Ok(0) };
+    if enrollment.parent_id.is_some() {
+        // Commands for all are for devices; a user channel only notes that it has seen them.
+        return skip_fleet_commands(tx, enrollment, cursor).await;
+    }
+    let mut made = 0;
+    loop {
+        let commands = tx.commands_for_all_after(cursor).await?;
+        let Some(last) = commands.last().and_then(|command| command.fleet_number) else { return Ok(made) };
+        for command in &commands {
+            let over = command.cancelled_at.is_some() || command.expires_at.is_some_and(|at| at <= now);
+            if !over && tx.insert_delivery(&queued(command, enrollment, now)).await? {
+                made += 1;
+            }
+        }
+        cursor = last;
+        tx.set_fleet_cursor(enrollment.id, cursor).await?;
+    }
+}
+
+async fn skip_fleet_commands(tx: &mut Write, enrollment: &Enrollment, mut cursor: i64) -> Result<u64, Error> {
+    loop {
+        let commands = tx.commands_for_all_after(cursor).await?;
+        let Some(last) = commands.last().and_then(|command| command.fleet_number) else { return Ok(0) };
+        cursor = last;
+        tx.set_fleet_cursor(enrollment.id, cursor).await?;
+    }
+}
+
+/// A new delivery of `command` for the present generation of `enrollment`.
+#[must_use]
+pub(super) fn queued(command: &CommandRow, enrollment: &Enrollment, now: Timestamp) -> Delivery {
+    Delivery {
+        enrollment_id: enrollment.id,
+        command_id: command.id,
+        generation: enrollment.generation,
+        state: DeliveryState::Queued,
+        priority: command.priority,
+        resend: command.resend,
+        connection: 0,
+        attempts: 0,
+        revision: 1,
+        // The age that counts is the command's, not that of a delivery that was made later from a command for all.
+        queued_at: command.created_at,
+        sent_at: None,
+        answered_at: None,
+        updated_at: now,
+        expires_at: command.expires_at,
+        error: None,
+        report_id: None,
+    }
+}
+
+/// Chooses and hands over the next command, as the bytes that go to the device; none when there is nothing to do in
+/// this connection.
+pub(super) async fn next(
+    app: &App,
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    connection: i64,
+    now: Timestamp,
+) -> Result<Option<Vec<u8>>, Error> {
+    let mut remains = false;
+    for delivery in tx.open_deliveries(enrollment.id, WINDOW).await? {
+        if delivery.generation != enrollment.generation {
+            // Made while the device enrolled anew: never delivered.
+            apply(tx, &delivery, Transition::Void, now, Some(End::NewEnrollment.text())).await?;
+            continue;
+        }
+        if delivery.expires_at.is_some_and(|at| at <= now)
+            && apply(tx, &delivery, Transition::Expire, now, None).await?
+        {
+            continue;
+        }
+        if delivery.state != DeliveryState::Queued && delivery.connection >= connection {
+            remains = true;
+            continue;
+        }
+        if let Some(bytes) = offer(app, tx, enrollment, &delivery, connection, now).await? {
+            return Ok(Some(bytes));
+        }
+    }
+    let wake = remains.then(|| {
+        let spread = Duration::from_micros(app.random.below(u64::try_from(NOT_NOW.as_micros()).unwrap_or(0)));
+        now.plus(NOT_NOW).plus(spread)
+    });
+    tx.put_off_wake(enrollment.id, wake).await?;
+    Ok(None)
+}
+
+/// Hands one delivery over. None: it cannot be filled in for this device, and has failed.
+async fn offer(
+    app: &App,
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    delivery: &Delivery,
+    connection: i64,
+    now: Timestamp,
+) -> Result<Option<Vec<u8>>, Error> {
+    let command = tx
+        .command(delivery.command_id)
+        .await?
+        .ok_or_else(|| Error::Internal(format!("command {} has a delivery and no row", delivery.command_id)))?;
+    let plain = app.open(&payload_context(command.id), &command.payload_sealed)?;
+    let payload = protocol::wire::read(plain.expose(), protocol::wire::Limits::COMMAND)
+        .and_then(protocol::wire::dictionary)
+        .map_err(|e| Error::Internal(format!("the payload of command {}: {e}", command.id)))?;
+    let payload = match fill::apply(app, tx, enrollment, &command, payload, now).await {
+        Ok(payload) => payload,
+        Err(fill::Failure::Missing(what)) => {
+            let Some(mut failed) = step(delivery, Transition::Fail, now) else { return Ok(None) };
+            failed.answered_at = Some(now);
+            failed.error = Some(serde_json::json!([{"domain": "muster", "code": 0, "description": what}]).to_string());
+            write(tx, &failed, Some(&what)).await?;
+            return Ok(None);
+        }
+        Err(fill::Failure::Other(error)) => return Err(error),
+    };
+    let Some(mut sent) = step(delivery, Transition::Offer, now) else { return Ok(None) };
+    sent.connection = connection;
+    sent.attempts += 1;
+    sent.sent_at = Some(now);
+    let detail = (sent.attempts > 1).then(|| format!("attempt {}", sent.attempts));
+    write(tx, &sent, detail.as_deref()).await?;
+    Ok(Some(protocol::command::encode(&wire_uuid(command.id), &command.request_type, payload)))
+}
+
+/// A command's id as it stands on the wire.
+#[must_use]
+pub fn wire_uuid(id: CommandId) -> String {
+    id.to_string().to_uppercase()
+}
+
+/// The place for which a command's payload is sealed.
+#[must_use]
+pub(super) fn payload_context(id: CommandId) -> String {
+    format!("commands.payload:{id}")
+}

@@ -1,0 +1,82 @@
+//! What is put into a command only when it is handed over, since it belongs to the one device.
+
+use plist::{Dictionary, Value};
+use serde::{Deserialize, Serialize};
+
+use super::super::check_in::escrow_context;
+use super::super::{App, Error, enrollment_profile};
+use crate::model::Timestamp;
+use crate::store::{CommandRow, Enrollment, StoreError, Write};
+
+/// What is put in when a command is handed over. Kept with the command, as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtDelivery {
+    /// `UnlockToken`: what the device escrowed.
+    UnlockToken,
+    /// `ReturnToService.MDMProfileData`: an enrollment profile made for this device.
+    ReturnToServiceProfile,
+}
+
+/// The list as it is kept with the command.
+pub fn to_json(fills: &[AtDelivery]) -> String {
+    serde_json::json!(fills).to_string()
+}
+
+/// Why a command could not be filled in.
+pub(super) enum Failure {
+    /// The device lacks something: the delivery fails with this text.
+    Missing(String),
+    /// Trouble of our own: nothing is changed, the device comes again.
+    Other(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// The payload for this device.
+pub(super) async fn apply(
+    app: &App,
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    command: &CommandRow,
+    mut payload: Dictionary,
+    now: Timestamp,
+) -> Result<Dictionary, Failure> {
+    let fills: Vec<AtDelivery> = serde_json::from_str(&command.fills)
+        .map_err(|e| Error::Internal(format!("the fills of command {}: {e}", command.id)))?;
+    for fill in fills {
+        match fill {
+            AtDelivery::UnlockToken => {
+                let (id, generation) = (enrollment.id, enrollment.generation);
+                let Some(sealed) = tx.escrow(id, generation, "unlock_token").await? else {
+                    return Err(Failure::Missing(
+                        "the device gave no unlock token, so its passcode cannot be cleared".to_owned(),
+                    ));
+                };
+                let token = app.open(&escrow_context(id, generation, "unlock_token"), &sealed)?;
+                payload.insert("UnlockToken".to_owned(), Value::Data(token.expose().clone()));
+            }
+            AtDelivery::ReturnToServiceProfile => {
+                let profile = enrollment_profile::for_return_to_service(app, tx, enrollment, now).await?;
+                if let Some(Value::Dictionary(service)) = payload.get_mut("ReturnToService") {
+                    service.insert("MDMProfileData".to_owned(), Value::Data(profile));
+                }
+            }
+        }
+    }
+    if command.verb == super::super::commands::RENEW {
+        let profile = enrollment_profile::for_renewal(app, tx, enrollment, now).await?;
+        payload.insert("Payload".to_owned(), Value::Data(profile));
+    }
+    Ok(payload)
+}

@@ -1,0 +1,207 @@
+//! Command reports: what the device says about a command, and what it gets next.
+
+mod inventory;
+
+use serde_json::json;
+
+use super::audit::Subject;
+use super::check_in::Arrived;
+use super::deliveries::{self, End, step, void_open};
+use super::device_identity::require_pin;
+use super::{Actor, App, Error};
+use crate::model::{CommandId, EnrollmentId, ReportId, ReportStatus, Timestamp, Transition};
+use crate::protocol::json::dictionary_to_json;
+use crate::protocol::report::Report;
+use crate::store::{CommandRow, Enrollment, NewReport, Write};
+
+/// What a report led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The next command, as XML; none ends the connection.
+    pub command: Option<Vec<u8>>,
+    /// What the report was about, for the metrics.
+    pub about: About,
+}
+
+/// What a report was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Nothing: an Idle.
+    Idle,
+    /// A command that waited for it.
+    Command,
+    /// A command whose outcome was known already: the same report again.
+    Repeated,
+    /// A command that this enrollment never had.
+    Unknown,
+}
+
+/// Handles a report and chooses the next command, in one transaction. An Idle with nothing to do is one read and no
+/// write.
+///
+/// A report about a command that is not known is answered like any other: an error would confuse the device's queue.
+///
+/// # Errors
+/// [`Error::Denied`], [`Error::Unrecognized`], [`Error::Unavailable`].
+pub async fn handle(app: &App, arrived: &Arrived<'_>, report: &Report) -> Result<Reply, Error> {
+    let now = app.clock.now();
+    let poll = app
+        .store
+        .begin_read()
+        .await?
+        .poll(&report.sender.apple_id.id, arrived.presented.sha256())
+        .await?
+        .ok_or_else(|| Error::Denied("the device is not enrolled here".to_owned()))?;
+    if poll.state == "removed" {
+        return Err(Error::Unrecognized);
+    }
+    if poll.revoked {
+        return Err(Error::Denied("the client certificate was revoked or replaced".to_owned()));
+    }
+    app.seen.enrollment(poll.id, now);
+    let is_idle = report.status == ReportStatus::Idle;
+    if is_idle && poll.pinned && !poll.has_work {
+        return Ok(Reply { command: None, about: About::Idle });
+    }
+
+    let mut tx = app.store.begin_write().await?;
+    let enrollment = tx
+        .enrollment_by_id_for_update(poll.id)
+        .await?
+        .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
+    require_pin(&mut tx, arrived.presented, enrollment.parent_id.unwrap_or(enrollment.id), now).await?;
+    let about = if is_idle { About::Idle } else { record(app, &mut tx, arrived, &enrollment, report, now).await? };
+    // The report may have ended the enrollment (a wipe).
+    let enrollment = tx
+        .enrollment_by_id_for_update(poll.id)
+        .await?
+        .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
+    let command = if enrollment.is_enabled() {
+        let connection = if is_idle {
+            deliveries::begin_connection(&mut tx, &enrollment, now).await?
+        } else {
+            enrollment.connection
+        };
+        deliveries::next(app, &mut tx, &enrollment, connection, now).await?
+    } else {
+        None
+    };
+    tx.commit().await?;
+    Ok(Reply { command, about })
+}
+
+/// Keeps a report and takes its delivery through the transition.
+async fn record(
+    app: &App,
+    tx: &mut Write,
+    arrived: &Arrived<'_>,
+    enrollment: &Enrollment,
+    report: &Report,
+    now: Timestamp,
+) -> Result<About, Error> {
+    let command_uuid = report.command_uuid.as_deref();
+    let command_id = command_uuid.and_then(|text| text.parse::<CommandId>().ok());
+    let delivery = match command_id {
+        Some(id) => tx.delivery(enrollment.id, id).await?,
+        None => None,
+    };
+    let Some(delivery) = delivery else {
+        tracing::info!(enrollment = %enrollment.id, command_uuid, "report about a command that this device never had");
+        return Ok(About::Unknown);
+    };
+    let transition = match report.status {
+        ReportStatus::Acknowledged => Transition::Acknowledge,
+        ReportStatus::Error | ReportStatus::CommandFormatError => Transition::Fail,
+        ReportStatus::NotNow => Transition::Defer,
+        ReportStatus::Idle => return Ok(About::Idle),
+    };
+    let Some(mut next) = step(&delivery, transition, now) else { return Ok(About::Repeated) };
+    let id = keep(app, tx, arrived, enrollment.id, delivery.command_id, report, now).await?;
+    next.report_id = Some(id);
+    next.connection = enrollment.connection;
+    if transition != Transition::Defer {
+        next.answered_at = Some(now);
+    }
+    if transition == Transition::Fail {
+        next.error = Some(json!(report.error_chain).to_string());
+    }
+    let detail = (report.status == ReportStatus::CommandFormatError).then_some("CommandFormatError");
+    if !tx.update_delivery(&next, detail).await? {
+        return Err(Error::Unavailable("the delivery was changed by another request at the same time".to_owned()));
+    }
+    if transition == Transition::Acknowledge
+        && let Some(command) = tx.command(delivery.command_id).await?
+    {
+        consequences(app, tx, enrollment, &command, report, now).await?;
+    }
+    Ok(About::Command)
+}
+
+/// Keeps a report as it came and as it was read.
+async fn keep(
+    app: &App,
+    tx: &mut Write,
+    arrived: &Arrived<'_>,
+    enrollment: EnrollmentId,
+    command: CommandId,
+    report: &Report,
+    now: Timestamp,
+) -> Result<ReportId, Error> {
+    let id = ReportId::new(now, &*app.random);
+    let raw = app.seal(&raw_context(id), arrived.raw)?;
+    let parsed = app.seal(&parsed_context(id), dictionary_to_json(&report.body).to_string().as_bytes())?;
+    tx.insert_report(
+        &NewReport {
+            enrollment_id: enrollment,
+            id,
+            command_id: Some(command),
+            command_uuid: report.command_uuid.as_deref(),
+            status: report.status.as_str(),
+            size_bytes: i64::try_from(arrived.raw.len()).unwrap_or(i64::MAX),
+            raw_sealed: &raw,
+            parsed_sealed: &parsed,
+        },
+        now,
+    )
+    .await?;
+    Ok(id)
+}
+
+/// What follows from a command that was done.
+async fn consequences(
+    app: &App,
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    command: &CommandRow,
+    report: &Report,
+    now: Timestamp,
+) -> Result<(), Error> {
+    inventory::take_over(tx, enrollment, &command.request_type, &report.body, now).await?;
+    if command.request_type != "EraseDevice" || enrollment.parent_id.is_some() {
+        return Ok(());
+    }
+    // The device erases itself now and forgets that it was managed: nothing more is for it until it enrolls anew.
+    for user in tx.user_channels_for_update(enrollment.id).await? {
+        void_open(tx, user.id, End::Wiped, now).await?;
+        tx.close_enrollment(user.id, "disabled", now).await?;
+        tx.put_off_wake(user.id, None).await?;
+    }
+    void_open(tx, enrollment.id, End::Wiped, now).await?;
+    tx.close_enrollment(enrollment.id, "disabled", now).await?;
+    tx.put_off_wake(enrollment.id, None).await?;
+    let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
+    let detail = json!({"command": command.id});
+    app.audit(tx, &Actor::device(&enrollment.apple_id), "device.wiped", subject, &detail, now).await
+}
+
+/// The place for which a raw report is sealed.
+#[must_use]
+pub fn raw_context(id: ReportId) -> String {
+    format!("reports.raw:{id}")
+}
+
+/// The place for which a report as it was read is sealed.
+#[must_use]
+pub fn parsed_context(id: ReportId) -> String {
+    format!("reports.parsed:{id}")
+}

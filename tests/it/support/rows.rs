@@ -114,6 +114,7 @@ pub fn command(db: &TestDb, request_type: &'static str) -> NewCommand<'static> {
         fills: "[]",
         summary: "{}",
         resend: Resend::Freely,
+        destruction: None,
         priority: 0,
         internal: false,
         target_count: 1,

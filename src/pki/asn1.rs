@@ -25,7 +25,7 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 /// A primitive `[0] IMPLICIT`.
 pub(super) const IMPLICIT_0: u8 = 0x80;
-const CONSTRUCTED_OCTET_STRING: u8 = 0x24;
+pub(super) const CONSTRUCTED_OCTET_STRING: u8 = 0x24;
 const CONSTRUCTED: u8 = 0x20;
 
 /// The tag of a constructed context-specific element, `[number]`.
@@ -201,6 +201,18 @@ pub(super) fn element(tag: u8, value: &[u8]) -> Vec<u8> {
 /// One constructed element in DER of parts that are encoded already.
 pub(super) fn of(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     element(tag, &parts.concat())
+}
+
+/// One constructed element in BER with an indefinite length, of parts that are encoded already.
+pub(super) fn indefinite(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    [&[tag, 0x80], parts.concat().as_slice(), &[0, 0]].concat()
+}
+
+/// An octet string in pieces, in BER with indefinite length, as streaming writers make it. `tag` is that of the
+/// constructed form.
+pub(super) fn pieces(tag: u8, value: &[u8]) -> Vec<u8> {
+    let pieces: Vec<u8> = value.chunks(1000).flat_map(|piece| element(OCTET_STRING, piece)).collect();
+    indefinite(tag, &[&pieces])
 }
 
 /// The same element under another tag: for implicit tagging.

@@ -130,6 +130,22 @@ impl Certificate {
         pem::write("CERTIFICATE", &self.der)
     }
 
+    /// Whether these bytes are a fingerprint of the certificate: SHA-256, or SHA-1 as `CAFingerprint` of Apple's SCEP
+    /// payload has it. By its length.
+    #[must_use]
+    pub fn has_fingerprint(&self, fingerprint: &[u8]) -> bool {
+        match fingerprint.len() {
+            20 => self.sha1().as_slice() == fingerprint,
+            _ => self.sha256.0.as_slice() == fingerprint,
+        }
+    }
+
+    /// SHA-1 of the DER: what `CAFingerprint` of Apple's SCEP payload holds. Not for decisions of our own.
+    #[must_use]
+    pub fn sha1(&self) -> [u8; 20] {
+        openssl::sha::sha1(&self.der)
+    }
+
     /// Whether subject and issuer are the same.
     #[must_use]
     pub fn self_issued(&self) -> bool {
@@ -307,6 +323,8 @@ mod tests {
         assert_eq!(ca.common_name.as_deref(), Some("Device CA"));
         assert_eq!(Certificate::from_pem_many(ca.to_pem().as_bytes()).unwrap(), std::slice::from_ref(ca));
         assert_eq!(Certificate::from_file(ca.der()).unwrap(), std::slice::from_ref(ca));
+        assert!(ca.has_fingerprint(&ca.sha1()) && ca.has_fingerprint(&ca.sha256.0));
+        assert!(!ca.has_fingerprint(&[0; 20]) && !ca.has_fingerprint(&[]));
         let leaf = server();
         assert!(!leaf.is_ca && leaf.for_servers && !leaf.for_clients && !leaf.self_signed());
         for (host, covered) in [

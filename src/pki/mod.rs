@@ -16,6 +16,7 @@ mod pem;
 pub mod profile;
 pub mod push;
 pub mod request;
+pub mod scep;
 pub mod signature;
 pub mod vault;
 

@@ -1,3 +1,5 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use plist::Dictionary;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -10,6 +12,17 @@ use crate::protocol::json::dictionary_to_json;
 
 const ENROLLMENT: &str = "org.example.muster.enrollment";
 const ID: &str = "0193f2a0-5b1c-7a11-9d0e-1f2a3b4c5d6e";
+
+/// A profile, base64.
+fn wifi() -> String {
+    STANDARD.encode(include_bytes!("../../tests/fixtures/plists/profile-wifi.mobileconfig"))
+}
+
+/// A profile without its own UUID.
+fn unfinished() -> String {
+    let wifi = include_str!("../../tests/fixtures/plists/profile-wifi.mobileconfig");
+    wifi.replace("3B1C9E7D-5F21-4D8F-8A7F-8A5F3E602C0B", "")
+}
 
 fn built(command: &Value) -> Built {
     let verb = Verb::parse(command).unwrap_or_else(|faults| panic!("{command}: {faults:?}"));
@@ -36,21 +49,21 @@ fn verbs_become_apples_requests() {
             json!({
                 "type": "wipe", "pin": "012345", "preserve_data_plan": true, "disallow_proximity_setup": false,
                 "obliteration_behavior": "obliterate_with_warning",
-                "return_to_service": { "enabled": true, "wifi_profile": "AQID", "should_retry_enrollment": true },
+                "return_to_service": { "enabled": true, "wifi_profile": wifi(), "should_retry_enrollment": true },
             }),
             "EraseDevice",
             json!({
                 "PIN": "012345", "PreserveDataPlan": true, "DisallowProximitySetup": false,
                 "ObliterationBehavior": "ObliterateWithWarning",
                 "ReturnToService":
-                    { "Enabled": true, "WiFiProfileData": { "$data": "AQID" }, "ShouldRetryEnrollment": true },
+                    { "Enabled": true, "WiFiProfileData": { "$data": wifi() }, "ShouldRetryEnrollment": true },
             }),
         ),
         (json!({ "type": "clear_passcode" }), "ClearPasscode", json!({})),
         (
-            json!({ "type": "install_profile", "profile": "AQID" }),
+            json!({ "type": "install_profile", "profile": wifi() }),
             "InstallProfile",
-            json!({ "Payload": { "$data": "AQID" } }),
+            json!({ "Payload": { "$data": wifi() } }),
         ),
         (json!({ "type": "install_profile", "profile_id": ID }), "InstallProfile", json!({})),
         (
@@ -236,9 +249,24 @@ fn faults_name_their_place_and_what_was_expected() {
         ),
         (json!({ "type": "install_profile" }), "/command", "one of profile_id, profile is needed"),
         (json!({ "type": "install_profile", "profile": "%" }), "/command/profile", "expected base64"),
+        (
+            json!({ "type": "install_profile", "profile": "AQID" }),
+            "/command/profile",
+            "the profile: not a property list",
+        ),
+        (
+            json!({ "type": "install_profile", "profile": STANDARD.encode(unfinished()) }),
+            "/command/profile",
+            "the profile at /PayloadUUID: is needed",
+        ),
+        (
+            json!({ "type": "wipe", "return_to_service": { "enabled": true, "wifi_profile": "AQID" } }),
+            "/command/return_to_service/wifi_profile",
+            "the profile: not",
+        ),
         (json!({ "type": "install_profile", "profile_id": "1" }), "/command/profile_id", "an id (UUID)"),
         (
-            json!({ "type": "install_profile", "profile": "AQID", "profile_id": ID }),
+            json!({ "type": "install_profile", "profile": wifi(), "profile_id": ID }),
             "/command/profile",
             "only one of profile_id, profile may be given",
         ),
@@ -321,8 +349,8 @@ fn all_faults_come_at_once() {
 fn the_summary_holds_no_secret() {
     let secrets = [
         json!({ "type": "lock", "pin": "987654" }),
-        json!({ "type": "wipe", "pin": "987654", "return_to_service": { "enabled": true, "wifi_profile": "987654Aa" } }),
-        json!({ "type": "install_profile", "profile": "987654Aa" }),
+        json!({ "type": "wipe", "pin": "987654", "return_to_service": { "enabled": true, "wifi_profile": "MIID987654Aa" } }),
+        json!({ "type": "install_profile", "profile": "MIID987654Aa" }),
         json!({ "type": "install_app", "store_id": 1, "configuration": { "a": { "b": ["987654"], "c": 987_654 } } }),
         json!({ "type": "install_app", "manifest_url": "https://apps.example.org/a.plist?ticket=987654" }),
         json!({ "type": "apple", "request_type": "DeviceLock", "payload": { "PIN": "987654" } }),

@@ -10,6 +10,7 @@ use super::nearest::nearest;
 use super::parameters::{SPECS, Spec};
 use crate::model::{AppId, ProfileId, Secret};
 use crate::protocol::json::{from_json, pointer_step};
+use crate::protocol::profile::{Mobileconfig, ProfileFault, is_signed};
 use crate::protocol::wire::{self, Limits};
 
 /// Where a command stands in a request's body.
@@ -292,11 +293,11 @@ fn read(name: &str, members: &Map<String, Value>, faults: &mut Vec<Fault>) -> Op
             message: m.text("message"),
             phone_number: m.text("phone_number"),
         },
-        "wipe" => Verb::Wipe(wipe(&m)),
+        "wipe" => Verb::Wipe(wipe(&m, faults)),
         "clear_passcode" => Verb::ClearPasscode,
         "install_profile" => Verb::InstallProfile(match m.id("profile_id") {
             Some(id) => Profile::Stored(ProfileId(id)),
-            None => Profile::Inline(m.bytes("profile")?),
+            None => Profile::Inline(profile(m.bytes("profile")?, "profile", faults)?),
         }),
         "remove_profile" => Verb::RemoveProfile { identifier: m.text("identifier")? },
         "install_app" => {
@@ -326,7 +327,7 @@ fn read(name: &str, members: &Map<String, Value>, faults: &mut Vec<Fault>) -> Op
     })
 }
 
-fn wipe(m: &Members<'_>) -> Wipe {
+fn wipe(m: &Members<'_>, faults: &mut Vec<Fault>) -> Wipe {
     Wipe {
         pin: m.text("pin").map(Secret::new),
         preserve_data_plan: m.flag("preserve_data_plan"),
@@ -334,7 +335,9 @@ fn wipe(m: &Members<'_>) -> Wipe {
         obliteration_behavior: m.text("obliteration_behavior").and_then(|word| Obliteration::parse(&word)),
         return_to_service: m.object("return_to_service").map(|m| ReturnToService {
             enabled: m.flag("enabled").unwrap_or(false),
-            wifi_profile: m.bytes("wifi_profile"),
+            wifi_profile: m
+                .bytes("wifi_profile")
+                .and_then(|bytes| profile(bytes, "return_to_service/wifi_profile", faults)),
             should_retry_enrollment: m.flag("should_retry_enrollment"),
         }),
     }
@@ -387,6 +390,22 @@ fn apple(m: &Members<'_>, members: &Map<String, Value>, faults: &mut Vec<Fault>)
         faults.push(Fault::new(format!("{COMMAND}/{place}/RequestType"), detail));
     }
     Some(Verb::Apple { request_type: request_type?, payload: payload? })
+}
+
+/// A profile whose content was looked at, unless it is signed: opening it takes the `pki` room.
+fn profile(bytes: Vec<u8>, name: &str, faults: &mut Vec<Fault>) -> Option<Vec<u8>> {
+    if is_signed(&bytes) {
+        return Some(bytes);
+    }
+    match Mobileconfig::parse(&bytes) {
+        Ok(_) => Some(bytes),
+        Err(inner) => {
+            let at = |pointer: &str| if pointer.is_empty() { String::new() } else { format!(" at {pointer}") };
+            let detail = |f: ProfileFault| format!("the profile{}: {}", at(&f.pointer), f.detail);
+            faults.extend(inner.into_iter().map(|f| Fault::new(format!("{COMMAND}/{name}"), detail(f))));
+            None
+        }
+    }
 }
 
 fn dictionary(json: &Value, name: &str, faults: &mut Vec<Fault>) -> Option<Dictionary> {

@@ -5,10 +5,15 @@
 
 pub mod checkin;
 pub mod command;
+pub mod enrollment_profile;
 mod field;
+pub mod ipa;
 pub mod json;
+pub mod manifest;
+pub mod profile;
 pub mod report;
 mod sender;
+pub mod unrecognized;
 pub mod wire;
 
 pub use sender::Sender;

@@ -279,8 +279,11 @@ impl Write {
 
     /// Notes when enrollments were last heard of; never moves a time backwards.
     pub async fn touch_enrollments(&mut self, seen: &[(EnrollmentId, Timestamp)]) -> Result<(), StoreError> {
+        // In one order of rows everywhere, so that two processes never wait for each other in a ring.
+        let mut seen = seen.to_vec();
+        seen.sort_unstable();
         for (id, at) in seen {
-            run!(self, "UPDATE enrollments SET last_seen_at = $2 WHERE id = $1 AND last_seen_at < $2", id, *at)?;
+            run!(self, "UPDATE enrollments SET last_seen_at = $2 WHERE id = $1 AND last_seen_at < $2", id, at)?;
         }
         Ok(())
     }

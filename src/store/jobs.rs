@@ -25,7 +25,7 @@ impl Read {
 }
 
 impl Write {
-    /// Adds a job; one with the same `dedupe` that is still there stands for it.
+    /// Adds a job; one with the same `dedupe` that is still there stands for it, and is revived if it was given up.
     pub async fn add_job(
         &mut self,
         id: JobId,
@@ -38,7 +38,9 @@ impl Write {
         run!(
             self,
             "INSERT INTO jobs (id, kind, payload, dedupe, run_at, attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, $6)
-             ON CONFLICT (dedupe) DO NOTHING",
+             ON CONFLICT (dedupe) DO UPDATE
+                SET payload = excluded.payload, run_at = excluded.run_at, attempts = 0, dead_at = NULL
+              WHERE jobs.dead_at IS NOT NULL",
             id,
             kind,
             payload,

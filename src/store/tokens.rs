@@ -62,12 +62,15 @@ impl Write {
 
     /// Notes when tokens were last used; never moves a time backwards.
     pub async fn touch_tokens(&mut self, used: &[(TokenId, Timestamp)]) -> Result<(), StoreError> {
+        // In one order of rows everywhere, so that two processes never wait for each other in a ring.
+        let mut used = used.to_vec();
+        used.sort_unstable();
         for (id, at) in used {
             run!(
                 self,
                 "UPDATE api_tokens SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)",
                 id,
-                *at
+                at
             )?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Commands and deliveries: one command, a delivery for each enrollment, and the history of each.
 
-use muster::model::{CommandId, DeliveryState, EnrollmentId, ReportId, Resend};
+use muster::model::{CommandId, DeliveryState, EnrollmentId, ReportId, Resend, Transition};
 use muster::store::{Delivery, NewCommand, StoreError};
 
 use crate::support::db::TestDb;
@@ -36,6 +36,7 @@ both_databases! {
             fills: r#"["unlock_token"]"#,
             summary: r#"{"message":"lost"}"#,
             resend: Resend::ByAdminOnly,
+            destruction: Some("lock_with_pin"),
             priority: -5,
             internal: true,
             target_count: 3,
@@ -46,7 +47,7 @@ both_databases! {
         tx.insert_command(&new, db.now()).await.unwrap();
         let row = tx.command_for_update(new.id).await.unwrap().unwrap();
         assert_eq!((row.verb.as_str(), row.request_type.as_str()), ("lock", "DeviceLock"));
-        assert_eq!(row.target, "devices");
+        assert_eq!((row.target.as_str(), row.destruction.as_deref()), ("devices", Some("lock_with_pin")));
         assert_eq!((row.payload_sealed.as_slice(), row.fills.as_str()), (new.payload_sealed, new.fills));
         assert_eq!((row.summary.as_str(), row.resend, row.priority), (new.summary, Resend::ByAdminOnly, -5));
         assert_eq!((row.internal, row.target_count, row.fleet_number), (true, 3, None));
@@ -152,6 +153,32 @@ both_databases! {
         let states: Vec<_> = unfinished.iter().map(|d| d.state).collect();
         assert_eq!(states, [S::Queued, S::Sent, S::NotNow, S::Unconfirmed]);
         assert!(states.iter().all(|s| !s.is_terminal()));
+    }
+
+    async fn what_the_device_may_have_does_not_expire(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        let mut expected = Vec::new();
+        for (minutes, state) in (1..).zip(DeliveryState::ALL) {
+            let new = command(&db, "ProfileList");
+            let expires_at = Some(db.now().plus(minutes * MINUTE));
+            let mut made = Delivery { expires_at, ..delivery(&db, &phone, new.id) };
+            let mut tx = db.write().await;
+            tx.insert_command(&new, db.now()).await.unwrap();
+            tx.insert_delivery(&made).await.unwrap();
+            tx.commit().await.unwrap();
+            step(&db, &mut made, state).await;
+            if state.after(Transition::Expire).is_some() {
+                expected.push(made.command_id);
+            }
+        }
+        phone.queue(&db, &command(&db, "ProfileList")).await;
+        let mut read = db.read().await;
+        assert!(read.expired_deliveries(db.now(), 10).await.unwrap().is_empty());
+        let expired = read.expired_deliveries(db.now().plus(HOUR), 10).await.unwrap();
+        assert_eq!(expired.iter().map(|d| d.command_id).collect::<Vec<_>>(), expected, "in the order of their times");
+        assert_eq!(read.expired_deliveries(db.now().plus(HOUR), 1).await.unwrap().len(), 1);
+        let first = db.now().plus(MINUTE);
+        assert_eq!(read.expired_deliveries(first, 10).await.unwrap().len(), 1, "the moment itself is too late");
     }
 
     async fn a_delivery_is_made_once(db: TestDb) {

@@ -1,5 +1,6 @@
 //! Enrollments: generations, push data, the idle poll, escrow and check-ins.
 
+use futures_util::future::join_all;
 use muster::model::{ChallengeId, EnrollmentId, EnrollmentKind, LinkId};
 use muster::store::{PushFacts, StoreError};
 
@@ -210,6 +211,26 @@ both_databases! {
         assert_eq!(last, Some((b"three".to_vec(), db.now())));
         assert!(tx.check_in(phone.id, "Authenticate").await.unwrap().is_some());
         assert!(tx.check_in(phone.id, "CheckOut").await.unwrap().is_none());
+    }
+
+    /// Every process notes now and then whom it heard of, in the order in which it heard of them.
+    async fn processes_that_note_last_seen_at_once_do_not_wait_in_a_ring(db: TestDb) {
+        let mut seen = Vec::new();
+        for n in 0..30 {
+            seen.push((Phone::authenticated(&db, &format!("UDID-{n}")).await.id, db.now()));
+        }
+        let note = async |mut seen: Vec<_>, after: u32, backwards: bool| {
+            if backwards {
+                seen.reverse();
+            }
+            seen.iter_mut().for_each(|(_, at)| *at = db.now().plus(after * MINUTE));
+            let mut tx = db.write().await;
+            tx.touch_enrollments(&seen).await.unwrap();
+            tx.commit().await.unwrap();
+        };
+        join_all((1..20).map(|n| note(seen.clone(), n, n % 2 == 0))).await;
+        let last = db.read().await.enrollment(seen[0].0).await.unwrap().unwrap().last_seen_at;
+        assert_eq!(last, db.now().plus(19 * MINUTE));
     }
 
     /// Two messages of one device at once: the second waits for the row and sees what the first did.

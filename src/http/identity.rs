@@ -105,10 +105,10 @@ impl IdentityReader {
     ) -> Result<Option<Presented>, IdentityError> {
         let shown = connection.and_then(|connection| connection.certificate.clone());
         let shown = shown.map(|certificate| Presented { certificate, way: Way::Tls });
-        agree(shown, self.from_header(connection.map(|connection| connection.peer.ip()), headers)?)
+        agree(shown, self.in_header(connection.map(|connection| connection.peer.ip()), headers)?)
     }
 
-    fn from_header(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Option<Presented>, IdentityError> {
+    fn in_header(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Option<Presented>, IdentityError> {
         let mut values = headers.get_all(&self.header).iter();
         let Some(value) = values.next() else {
             return Ok(None);

@@ -2,10 +2,15 @@
 
 pub mod address;
 pub mod body;
+pub mod health;
 pub mod identity;
 pub mod limit;
 pub mod listener;
 pub mod metrics;
+pub mod observe;
+pub mod page;
+pub mod problem;
+pub mod request_id;
 pub mod tls;
 
 mod shutdown;
@@ -13,7 +18,11 @@ mod shutdown;
 pub use address::Proxies;
 pub use listener::{Connection, Limits, Listener, PeerCertificate, serve};
 pub use metrics::Metrics;
+pub use observe::{ClientAddress, Observer};
+pub use problem::Problem;
 pub use shutdown::Shutdown;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ pub mod health;
 pub mod identity;
 pub mod limit;
 pub mod listener;
+pub mod mdm;
 pub mod metrics;
 pub mod observe;
 pub mod page;

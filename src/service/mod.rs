@@ -15,6 +15,7 @@ pub mod deliveries;
 pub mod device_identity;
 pub mod enrollment_profile;
 pub mod profiles;
+pub mod renewal;
 pub mod reports;
 pub mod signing;
 pub mod wakes;

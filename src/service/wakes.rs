@@ -29,12 +29,11 @@ const NO_CERTIFICATE_PAUSE: Duration = Duration::from_secs(10 * 60);
 pub struct PushIdentities(Mutex<HashMap<String, (Sha256, Arc<ApnsIdentity>)>>);
 
 /// What a round of wake-ups did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Round {
-    /// Wake-ups that were leased.
-    pub leased: usize,
-    /// Pushes that were accepted.
-    pub accepted: usize,
+    /// How each wake-up that was leased ended: `accepted`, `refused`, `later`, `unreachable`, `token_invalid`,
+    /// `no_certificate`, `not_possible`.
+    pub results: Vec<&'static str>,
 }
 
 /// What a push came to, for the metrics and the store.
@@ -105,8 +104,7 @@ pub async fn send_due(app: &App) -> Result<Round, Error> {
         finish(&mut tx, wake, done, now).await?;
     }
     tx.commit().await?;
-    let accepted = ordered.iter().filter(|(_, done)| done.result == "accepted").count();
-    Ok(Round { leased: ordered.len(), accepted })
+    Ok(Round { results: ordered.iter().map(|(_, done)| done.result).collect() })
 }
 
 async fn finish(tx: &mut crate::store::Write, wake: &DueWake, done: &Finished, now: Timestamp) -> Result<(), Error> {

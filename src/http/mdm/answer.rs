@@ -1,0 +1,80 @@
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+
+use super::super::Metrics;
+use crate::service::Error;
+use crate::service::check_in::Answer;
+
+/// The body that tells a device to leave management. Source: Apple, "ErrorCodeUnrecognizedDevice".
+const UNRECOGNIZED: &str = r#"{"code":"com.apple.unrecognized.device"}"#;
+
+/// An answer to a check-in.
+pub(super) fn respond(answer: Answer) -> Response {
+    match answer {
+        Answer::Empty => empty(StatusCode::OK),
+        Answer::Plist(bytes) => plist(bytes),
+        Answer::Gone => empty(StatusCode::GONE),
+        Answer::NothingDeclared => empty(StatusCode::NOT_FOUND),
+    }
+}
+
+/// The next command, or 200 with an empty body: any other form of "nothing" breaks clients.
+pub(super) fn report_answer(command: Option<Vec<u8>>) -> Response {
+    command.map_or_else(|| empty(StatusCode::OK), plist)
+}
+
+/// A message that is at fault. Only the log says how: a device has no use for it.
+pub(super) fn refused(status: StatusCode, why: &str) -> Response {
+    tracing::info!(status = status.as_u16(), why, "a device's message was refused");
+    empty(status)
+}
+
+/// The status for an error of the domain.
+pub(super) fn failed(error: &Error, metrics: &Metrics) -> Response {
+    match error {
+        Error::NotFound(why) => refused(StatusCode::NOT_FOUND, why),
+        Error::Denied(why) => refused(StatusCode::FORBIDDEN, why),
+        Error::Invalid { detail, .. } => refused(StatusCode::BAD_REQUEST, detail),
+        Error::Unrecognized => {
+            tracing::info!("a removed device came by; it was told to leave management");
+            let mut response = Response::new(Body::from(UNRECOGNIZED));
+            *response.status_mut() = StatusCode::FORBIDDEN;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        // A conflict is a race with another request of the same device: it comes again and finds it solved.
+        Error::Conflict { detail, .. } => trouble(StatusCode::SERVICE_UNAVAILABLE, detail),
+        Error::Unavailable(why) => {
+            metrics.database_failed("unavailable");
+            trouble(StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+        Error::Internal(why) => trouble(StatusCode::INTERNAL_SERVER_ERROR, why),
+    }
+}
+
+/// The word for an error in the metrics: whose fault it is.
+pub(super) const fn result_word(error: &Error) -> &'static str {
+    match error {
+        Error::NotFound(_) | Error::Denied(_) | Error::Unrecognized | Error::Invalid { .. } => "refused",
+        Error::Conflict { .. } | Error::Unavailable(_) | Error::Internal(_) => "failed",
+    }
+}
+
+fn trouble(status: StatusCode, why: &str) -> Response {
+    tracing::error!(status = status.as_u16(), why, "a device's message could not be handled");
+    empty(status)
+}
+
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn plist(bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}

@@ -1,0 +1,153 @@
+//! The device edge: `PUT /mdm` and `PUT /checkin`, each for both check-ins and reports; the content type tells them
+//! apart. Extract, authenticate, bound the body, call one verb, map the error. No decision about the domain.
+//!
+//! What a status means to a device is not what it means to a browser: 401 may make it leave management, so it is never
+//! sent; 403 with Apple's code makes it leave, which is sent for devices that an admin removed; 4xx tells it that the
+//! message is at fault, 5xx that it should come again.
+
+mod answer;
+mod identify;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::put;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
+
+use super::identity::IdentityReader;
+use super::{Connection, Metrics, Proxies, body};
+use crate::protocol;
+use crate::service::check_in::{self, Arrived};
+use crate::service::{App, Error, reports};
+use answer::{failed, refused, report_answer, respond};
+
+/// The content type of check-in messages; everything else is a report, an empty content type too.
+const CHECK_IN: &str = "application/x-apple-aspen-mdm-checkin";
+
+#[derive(Clone)]
+struct Edge {
+    app: App,
+    metrics: Metrics,
+    identities: Arc<IdentityReader>,
+    proxies: Arc<Proxies>,
+}
+
+/// The routes for devices.
+pub fn router(app: App, metrics: Metrics) -> Router {
+    let proxy = &app.settings.proxy;
+    let identities = Arc::new(IdentityReader::new(proxy, metrics.clone()));
+    let proxies = Arc::new(Proxies::from(proxy));
+    Router::new().route("/mdm", put(message)).route("/checkin", put(message)).with_state(Edge {
+        app,
+        metrics,
+        identities,
+        proxies,
+    })
+}
+
+async fn message(State(edge): State<Edge>, request: Request) -> Response {
+    let (parts, request_body) = request.into_parts();
+    let connection = Connection::of(&parts.extensions).cloned();
+    let connection = connection.as_deref();
+    let is_check_in = is_check_in(&parts.headers);
+
+    // Whose certificate it is, as far as that can be said before the body is read. Nothing is read for nobody.
+    let carried = match edge.identities.read(connection, &parts.headers) {
+        Ok(carried) => carried,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
+    };
+    if carried.is_none() && !identify::is_signed(&parts.headers) {
+        return refused(StatusCode::BAD_REQUEST, "the request carries no client certificate and no signature");
+    }
+    let raw = match read(&edge.app, request_body, is_check_in).await {
+        Ok(raw) => raw,
+        Err(why) => return refused(why.status(), &why.to_string()),
+    };
+    let presented = match identify::present(&edge.app, &edge.metrics, carried, &parts.headers, &raw) {
+        Ok(presented) => presented,
+        Err(error) => return failed(&error, &edge.metrics),
+    };
+    let address = connection.map(|c| edge.proxies.client_address(c.peer.ip(), &parts.headers).to_string());
+    let arrived = Arrived { presented: &presented, raw: &raw, address };
+
+    let time = edge.app.settings.devices.request_timeout;
+    let work = async { if is_check_in { check_in(&edge, &arrived).await } else { report(&edge, &arrived).await } };
+    match timeout(time, work).await {
+        Ok(response) => response,
+        Err(_) => failed(&Error::Unavailable("the request took too long".to_owned()), &edge.metrics),
+    }
+}
+
+async fn read(app: &App, request_body: Body, is_check_in: bool) -> Result<Bytes, body::BodyError> {
+    let devices = &app.settings.devices;
+    let limit = if is_check_in { devices.max_checkin_size } else { devices.max_report_size };
+    body::read(request_body, limit.as_usize(), devices.body_timeout).await
+}
+
+async fn check_in(edge: &Edge, arrived: &Arrived<'_>) -> Response {
+    let message = match protocol::checkin::decode(arrived.raw) {
+        Ok(message) => message,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
+    };
+    let kind = message.message_type();
+    match check_in::handle(&edge.app, arrived, message).await {
+        Ok(answer) => {
+            edge.metrics.checked_in(kind, "ok");
+            respond(answer)
+        }
+        Err(error) => {
+            edge.metrics.checked_in(kind, answer::result_word(&error));
+            failed(&error, &edge.metrics)
+        }
+    }
+}
+
+async fn report(edge: &Edge, arrived: &Arrived<'_>) -> Response {
+    let report = match protocol::report::decode(arrived.raw) {
+        Ok(report) => report,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
+    };
+    edge.metrics.reported(report.status.as_str());
+    match reports::handle(&edge.app, arrived, &report).await {
+        Ok(reply) => {
+            edge.metrics.device_polled(if reply.command.is_some() { "command" } else { "empty" });
+            report_answer(reply.command)
+        }
+        Err(error) => {
+            edge.metrics.device_polled(answer::result_word(&error));
+            failed(&error, &edge.metrics)
+        }
+    }
+}
+
+fn is_check_in(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    kind.get(..CHECK_IN.len()).is_some_and(|start| start.eq_ignore_ascii_case(CHECK_IN.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_content_types_prefix_tells_a_check_in() {
+        let of = |text: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(text));
+            is_check_in(&headers)
+        };
+        assert!(of("application/x-apple-aspen-mdm-checkin"));
+        assert!(of("Application/X-Apple-Aspen-MDM-Checkin; charset=utf-8"));
+        assert!(!of("application/x-apple-aspen-mdm"));
+        assert!(!of(""));
+        assert!(!is_check_in(&HeaderMap::new()));
+    }
+}

@@ -20,6 +20,7 @@ pub use connection::{Connection, PeerCertificate};
 use super::address::neighborhood;
 use super::tls::Tls;
 use super::{Metrics, Proxies, Shutdown};
+use crate::config::Devices;
 
 /// The request line and all headers together. SCEP clients send request lines of 16 KiB and more.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -57,6 +58,21 @@ impl Default for Limits {
             max_age: Duration::from_secs(3600),
             max_connections: 20_000,
             max_connections_per_address: 5_000,
+        }
+    }
+}
+
+impl From<&Devices> for Limits {
+    /// One address may have a quarter of the connections: a school behind one address fits, and one client alone cannot
+    /// shut the others out.
+    fn from(settings: &Devices) -> Self {
+        let max_connections = usize::try_from(settings.max_connections).unwrap_or(usize::MAX);
+        Self {
+            handshake_timeout: settings.handshake_timeout,
+            header_timeout: settings.header_timeout,
+            max_connections,
+            max_connections_per_address: max_connections.div_ceil(4),
+            ..Self::default()
         }
     }
 }

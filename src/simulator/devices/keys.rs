@@ -1,0 +1,84 @@
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::PhoneError;
+use crate::pki::PrivateKey;
+
+/// Where devices get their RSA keys from. Making one takes longer than all the rest of an enrollment.
+#[derive(Clone)]
+pub enum KeySource {
+    /// Each device makes its own, of the size that the profile asks for.
+    Generate,
+    /// One file for each device, `device-NNNNN.pem`; what is missing is made and kept there for the next time.
+    Directory(PathBuf),
+    /// These, in turn.
+    Given(Arc<[PrivateKey]>),
+}
+
+impl KeySource {
+    /// The key of device `number`.
+    ///
+    /// # Errors
+    /// [`PhoneError::Internal`] when a file cannot be read or written, or holds no key.
+    pub async fn key(&self, number: usize, bits: u32) -> Result<PrivateKey, PhoneError> {
+        match self {
+            Self::Generate => generate(bits).await,
+            Self::Directory(directory) => {
+                let path = directory.join(format!("device-{number:05}.pem"));
+                match read(&path)? {
+                    Some(key) => Ok(key),
+                    None => {
+                        let key = generate(bits).await?;
+                        write(directory, &path, &key)?;
+                        Ok(key)
+                    }
+                }
+            }
+            Self::Given(keys) => {
+                let key = number.checked_rem(keys.len()).and_then(|index| keys.get(index));
+                key.cloned().ok_or_else(|| PhoneError::Internal("no keys were given".to_owned()))
+            }
+        }
+    }
+}
+
+async fn generate(bits: u32) -> Result<PrivateKey, PhoneError> {
+    let made = tokio::task::spawn_blocking(move || PrivateKey::generate_rsa(bits)).await;
+    Ok(made.map_err(|error| PhoneError::Internal(error.to_string()))??)
+}
+
+fn read(path: &Path) -> Result<Option<PrivateKey>, PhoneError> {
+    match std::fs::read(path) {
+        Ok(text) => match PrivateKey::from_pem(&text, None) {
+            Ok(key) => Ok(Some(key)),
+            Err(error) => Err(PhoneError::Internal(format!("{}: {error}", path.display()))),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PhoneError::Internal(format!("{}: {error}", path.display()))),
+    }
+}
+
+fn write(directory: &Path, path: &Path, key: &PrivateKey) -> Result<(), PhoneError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let failed = |error: std::io::Error| PhoneError::Internal(format!("{}: {error}", path.display()));
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(key.to_pem().expose().as_bytes()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_keeps_its_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = KeySource::Directory(directory.path().join("keys"));
+        let made = source.key(3, 1024).await.unwrap();
+        let again = source.key(3, 1024).await.unwrap();
+        assert_eq!(made.public_key_sha256().unwrap(), again.public_key_sha256().unwrap());
+        std::fs::write(directory.path().join("keys/device-00004.pem"), "nothing").unwrap();
+        assert!(source.key(4, 1024).await.unwrap_err().to_string().contains("device-00004.pem"));
+    }
+}

@@ -9,6 +9,7 @@ mod seen;
 mod trust;
 
 pub mod apps;
+pub mod authorities;
 pub mod check_in;
 pub mod commands;
 pub mod deliveries;

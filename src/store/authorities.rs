@@ -50,6 +50,32 @@ impl Read {
         on!(self, fetch_optional, query_as("SELECT * FROM authorities WHERE id = $1", id))
     }
 
+    /// The authority with this certificate, retired or not.
+    pub async fn authority_by_sha256(
+        &mut self,
+        purpose: &str,
+        sha256: Sha256,
+    ) -> Result<Option<AuthorityRow>, StoreError> {
+        on!(
+            self,
+            fetch_optional,
+            query_as("SELECT * FROM authorities WHERE purpose = $1 AND sha256 = $2", purpose, sha256)
+        )
+    }
+
+    /// How many enabled device channels have a valid pin of a certificate of this authority.
+    pub async fn count_pins_of_authority(&mut self, id: CaId) -> Result<i64, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT COUNT(DISTINCT i.enrollment_id) FROM identities i JOIN enrollments e ON e.id = i.enrollment_id
+                  WHERE i.authority_id = $1 AND i.revoked_at IS NULL AND e.state = 'enabled'",
+                id
+            )
+        )
+    }
+
     /// A leaf certificate of the server, by its use.
     pub async fn server_certificate(&mut self, name: &str) -> Result<Option<ServerCertificateRow>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM server_certificates WHERE name = $1", name))
@@ -86,6 +112,27 @@ impl Write {
             id,
             now
         )? == 1)
+    }
+
+    /// Accepts a retired authority's certificates again. A key that is known stays where none is given.
+    pub async fn restore_authority(&mut self, row: &AuthorityRow) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE authorities
+                SET name = $2, key_sealed = COALESCE($3, key_sealed), issues_elsewhere = $4, retired_at = NULL
+              WHERE id = $1",
+            row.id,
+            row.name.as_str(),
+            row.key_sealed.as_deref(),
+            row.issues_elsewhere
+        )
+        .map(drop)
+    }
+
+    /// Makes this device authority the one that issues, in place of the one that did.
+    pub async fn activate_authority(&mut self, id: CaId) -> Result<(), StoreError> {
+        run!(self, "UPDATE authorities SET slot = NULL WHERE purpose = 'device' AND slot = 'active'")?;
+        run!(self, "UPDATE authorities SET slot = 'active' WHERE id = $1", id).map(drop)
     }
 
     /// Replaces a leaf certificate of the server, unless another process did so since `seen` (its `created_at`).

@@ -13,6 +13,7 @@
 #[macro_use]
 mod support;
 
+mod authorities;
 mod store_authorities;
 mod store_certificates;
 mod store_commands;

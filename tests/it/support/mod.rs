@@ -3,4 +3,5 @@
 pub mod app;
 #[macro_use]
 pub mod db;
+pub mod ready;
 pub mod rows;

@@ -2,9 +2,9 @@
 
 use const_oid::ObjectIdentifier;
 use openssl::hash::MessageDigest;
-use openssl::pkey::Id;
 
 use super::asn1;
+use super::spki::KeyKind;
 
 const fn oid(text: &str) -> ObjectIdentifier {
     ObjectIdentifier::new_unwrap(text)
@@ -43,8 +43,17 @@ impl Digest {
 
     /// The AlgorithmIdentifier, with the NULL that old readers expect.
     pub(super) fn identifier(self) -> Vec<u8> {
+        asn1::of(asn1::SEQUENCE, &[&self.oid(), &asn1::null()])
+    }
+
+    /// The AlgorithmIdentifier without parameters, as newer writers have it (RFC 5754, section 2).
+    pub(super) fn bare_identifier(self) -> Vec<u8> {
+        asn1::of(asn1::SEQUENCE, &[&self.oid()])
+    }
+
+    fn oid(self) -> Vec<u8> {
         let found = Self::ALL.into_iter().find(|(digest, _)| *digest == self).map(|(_, found)| asn1::oid(found));
-        asn1::of(asn1::SEQUENCE, &[&found.unwrap_or_default(), &asn1::null()])
+        found.unwrap_or_default()
     }
 }
 
@@ -88,12 +97,23 @@ impl Signature {
         }
     }
 
-    /// Whether a key of this kind makes such signatures.
-    pub(super) fn fits(self, key: Id) -> bool {
-        match self {
-            Self::RsaSha1 | Self::RsaSha256 | Self::RsaSha384 | Self::RsaSha512 => key == Id::RSA,
-            _ => key == Id::EC,
+    /// RSA (PKCS#1 v1.5) with this digest.
+    pub(super) const fn rsa(digest: Digest) -> Self {
+        match digest {
+            Digest::Sha1 => Self::RsaSha1,
+            Digest::Sha256 => Self::RsaSha256,
+            Digest::Sha384 => Self::RsaSha384,
+            Digest::Sha512 => Self::RsaSha512,
         }
+    }
+
+    const fn is_rsa(self) -> bool {
+        matches!(self, Self::RsaSha1 | Self::RsaSha256 | Self::RsaSha384 | Self::RsaSha512)
+    }
+
+    /// Whether a key of this kind makes such signatures.
+    pub(super) fn fits(self, key: KeyKind) -> bool {
+        if self.is_rsa() { key == KeyKind::Rsa } else { key.is_curve() }
     }
 
     pub(super) const fn hash(self) -> Digest {
@@ -105,18 +125,23 @@ impl Signature {
         }
     }
 
-    pub(super) fn digest(self) -> MessageDigest {
-        self.hash().openssl()
-    }
-
     pub(super) fn is_sha1(self) -> bool {
         self.hash() == Digest::Sha1
     }
 
+    /// The AlgorithmIdentifier without parameters.
+    pub(super) fn bare_identifier(self) -> Vec<u8> {
+        asn1::of(asn1::SEQUENCE, &[&self.oid()])
+    }
+
     /// The AlgorithmIdentifier: NULL parameters for RSA (RFC 4055, section 5), none for ECDSA (RFC 5758, section 3.2).
     pub(super) fn identifier(self) -> Vec<u8> {
+        let parameters = if self.is_rsa() { asn1::null() } else { Vec::new() };
+        asn1::of(asn1::SEQUENCE, &[&self.oid(), &parameters])
+    }
+
+    fn oid(self) -> Vec<u8> {
         let found = Self::ALL.into_iter().find(|(signature, _)| *signature == self).map(|(_, found)| asn1::oid(found));
-        let parameters = if self.fits(Id::RSA) { asn1::null() } else { Vec::new() };
-        asn1::of(asn1::SEQUENCE, &[&found.unwrap_or_default(), &parameters])
+        found.unwrap_or_default()
     }
 }

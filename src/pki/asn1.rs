@@ -210,8 +210,8 @@ pub(super) fn indefinite(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 
 /// An octet string in pieces, in BER with indefinite length, as streaming writers make it. `tag` is that of the
 /// constructed form.
-pub(super) fn pieces(tag: u8, value: &[u8]) -> Vec<u8> {
-    let pieces: Vec<u8> = value.chunks(1000).flat_map(|piece| element(OCTET_STRING, piece)).collect();
+pub(super) fn pieces(tag: u8, value: &[u8], size: usize) -> Vec<u8> {
+    let pieces: Vec<u8> = value.chunks(size.max(1)).flat_map(|piece| element(OCTET_STRING, piece)).collect();
     indefinite(tag, &[&pieces])
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
+use super::algorithm::Digest;
 use super::asn1::{self, Malformed, Reader};
+use super::spki::{KeyKind, Spki};
 use super::{Error, pem};
 use crate::model::{Sha256, Timestamp};
 
@@ -30,6 +32,10 @@ pub struct Certificate {
     pub sha256: Sha256,
     /// SHA-256 of the SubjectPublicKeyInfo.
     pub public_key_sha256: Sha256,
+    /// The kind of its key.
+    pub key_kind: KeyKind,
+    /// The size of its key in bits; 0 if the kind is not known.
+    pub key_bits: u32,
     /// The subject as text (`CN=…, O=…`); for people, not for comparisons.
     pub subject: String,
     /// The subject's common name, if it has one.
@@ -60,6 +66,8 @@ pub struct Certificate {
     pub push_topic: Option<String>,
     /// The first critical extension that nothing here understands, as an OID.
     pub unknown_critical: Option<String>,
+    /// The SubjectPublicKeyInfo's DER.
+    spki: Vec<u8>,
     /// The subject's DER, to compare with an issuer.
     pub(super) subject_der: Vec<u8>,
     /// The issuer's DER.
@@ -193,16 +201,21 @@ impl Certificate {
         openssl::x509::X509::from_der(&self.der).map_err(|_| Error::invalid("is no certificate that OpenSSL can read"))
     }
 
-    pub(super) fn public_key(&self) -> Result<openssl::pkey::PKey<openssl::pkey::Public>, Error> {
-        let (_, parsed) = X509Certificate::from_der(&self.der).map_err(|_| Error::invalid("is no certificate"))?;
-        super::key::public_key(parsed.public_key().raw)
+    /// Whether `signature` over `data` was made with the key of this certificate.
+    pub(super) fn verify(&self, digest: Digest, data: &[u8], signature: &[u8]) -> bool {
+        Spki::read(&self.spki).is_ok_and(|spki| spki.verify(digest, data, signature))
     }
 
     fn read(der: &[u8], parsed: &X509Certificate<'_>) -> Self {
+        let spki = parsed.public_key().raw;
+        let (key_kind, key_bits) = Spki::read(spki).map_or((KeyKind::Other, 0), |spki| (spki.kind, spki.bits));
         let mut certificate = Self {
             der: der.into(),
+            key_kind,
+            key_bits,
+            spki: spki.to_vec(),
             sha256: Sha256::of(der),
-            public_key_sha256: Sha256::of(parsed.public_key().raw),
+            public_key_sha256: Sha256::of(spki),
             subject: name_text(parsed.subject()),
             common_name: parsed.subject().iter_common_name().find_map(text),
             issuer: name_text(parsed.issuer()),

@@ -2,14 +2,14 @@
 
 use const_oid::ObjectIdentifier;
 use openssl::hash::hash;
-use openssl::pkey::{Id, PKey, Public};
-use openssl::sign::{Signer, Verifier};
+use openssl::sign::Signer;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::algorithm::{Digest, Signature};
 use super::asn1::{self, Malformed, Reader};
+use super::spki::KeyKind;
 use super::{Certificate, Error, PrivateKey};
 use crate::model::Timestamp;
 
@@ -170,10 +170,11 @@ impl<'a> SignerInfo<'a> {
     /// one and send the other.
     pub(super) fn verify(&self, certificate: &Certificate, content: &[u8]) -> Result<(), Unverified> {
         let digest = self.digest.ok_or(Unverified::Algorithm)?;
-        let key = certificate.public_key().map_err(|_| Unverified::Algorithm)?;
-        let hash_of_signature = self.signature_hash(digest, &key)?;
+        let signature_hash = self.signature_hash(digest, certificate.key_kind)?;
+        let check = |data: &[u8]| certificate.verify(signature_hash, data, self.signature);
+        let verdict = |holds: bool| if holds { Ok(()) } else { Err(Unverified::Signature) };
         let Some(signed) = self.signed else {
-            return check(&key, hash_of_signature, content, self.signature);
+            return verdict(check(content));
         };
         let stated = self.attribute(MESSAGE_DIGEST).ok_or(Unverified::OtherContent)?;
         let actual = hash(digest.openssl(), content).map_err(|_| Unverified::Algorithm)?;
@@ -181,7 +182,7 @@ impl<'a> SignerInfo<'a> {
             return Err(Unverified::OtherContent);
         }
         let as_sent = asn1::element(asn1::SET, signed);
-        if check(&key, hash_of_signature, &as_sent, self.signature).is_ok() {
+        if check(&as_sent) {
             return Ok(());
         }
         let mut parts = Vec::new();
@@ -190,32 +191,23 @@ impl<'a> SignerInfo<'a> {
             parts.push(part.whole.to_vec());
         }
         let sorted = asn1::set_of(parts);
-        if sorted == as_sent {
-            return Err(Unverified::Signature);
-        }
-        check(&key, hash_of_signature, &sorted, self.signature)
+        verdict(sorted != as_sent && check(&sorted))
     }
 
     /// The digest that was signed: named by the signature algorithm, or left to the digest algorithm beside it.
-    fn signature_hash(&self, digest: Digest, key: &PKey<Public>) -> Result<Digest, Unverified> {
-        let plain = (self.algorithm == RSA_ENCRYPTION.as_bytes() && key.id() == Id::RSA)
-            || (self.algorithm == EC_PUBLIC_KEY.as_bytes() && key.id() == Id::EC);
+    fn signature_hash(&self, digest: Digest, key: KeyKind) -> Result<Digest, Unverified> {
+        let plain = (self.algorithm == RSA_ENCRYPTION.as_bytes() && key == KeyKind::Rsa)
+            || (self.algorithm == EC_PUBLIC_KEY.as_bytes() && key.is_curve());
         if plain {
             return Ok(digest);
         }
-        let named = Signature::from_oid(self.algorithm).filter(|named| named.fits(key.id()));
+        let named = Signature::from_oid(self.algorithm).filter(|named| named.fits(key));
         named.map(Signature::hash).ok_or(Unverified::Algorithm)
     }
 }
 
 fn algorithm<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
     Ok(reader.expect(asn1::SEQUENCE)?.inside().expect(asn1::OID)?.value)
-}
-
-fn check(key: &PKey<Public>, digest: Digest, data: &[u8], signature: &[u8]) -> Result<(), Unverified> {
-    let verified =
-        Verifier::new(digest.openssl(), key).and_then(|mut verifier| verifier.verify_oneshot(signature, data));
-    if verified.unwrap_or(false) { Ok(()) } else { Err(Unverified::Signature) }
 }
 
 /// Signed data to be made.
@@ -238,6 +230,8 @@ pub(super) struct Sign<'a> {
     pub digest: Digest,
     /// Sign and send the signed attributes in reverse order, as some clients do.
     pub unsorted: bool,
+    /// Name the signature algorithm in full (`sha256WithRSAEncryption`) and leave out the NULLs, as some clients do.
+    pub terse: bool,
 }
 
 impl Sign<'_> {
@@ -257,7 +251,9 @@ impl Sign<'_> {
         let signed = asn1::element(asn1::SET, &attributes.concat());
         let mut signer = Signer::new(self.digest.openssl(), self.key.pkey())?;
         let signature = signer.sign_oneshot_to_vec(&signed)?;
-        let algorithm = if self.key.is_rsa() {
+        let algorithm = if self.terse && self.key.is_rsa() {
+            Signature::rsa(self.digest).bare_identifier()
+        } else if self.key.is_rsa() {
             asn1::of(asn1::SEQUENCE, &[&asn1::oid(RSA_ENCRYPTION), &asn1::null()])
         } else {
             Signature::ecdsa(self.digest).identifier()
@@ -270,7 +266,7 @@ impl Sign<'_> {
                     asn1::SEQUENCE,
                     &[&self.certificate.issuer_der, &asn1::element(asn1::INTEGER, &self.certificate.serial_bytes)],
                 ),
-                &self.digest.identifier(),
+                &if self.terse { self.digest.bare_identifier() } else { self.digest.identifier() },
                 &asn1::retag(signed, asn1::context(0)),
                 &algorithm,
                 &asn1::element(asn1::OCTET_STRING, &signature),
@@ -360,6 +356,7 @@ mod tests {
             attributes: Vec::new(),
             digest,
             unsorted,
+            terse: unsorted,
         };
         sign.make().unwrap()
     }

@@ -2,14 +2,12 @@
 
 use std::fmt;
 
-use const_oid::ObjectIdentifier;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::nid::Nid;
-use openssl::pkey::{Id, PKey, Private, Public};
+use openssl::pkey::{Id, PKey, Private};
 use openssl::rsa::Rsa;
 use zeroize::Zeroizing;
 
-use super::asn1::{self, Malformed, Reader};
 use super::{Error, pem};
 use crate::model::{Secret, Sha256};
 
@@ -151,43 +149,13 @@ impl fmt::Debug for PrivateKey {
 }
 
 /// Refuses kinds and sizes of keys that nothing here can work with.
-fn check_kind(id: Id, bits: u32) -> Result<(), Error> {
+pub(super) fn check_kind(id: Id, bits: u32) -> Result<(), Error> {
     match id {
         Id::RSA if (1024..=MAX_RSA_BITS).contains(&bits) => Ok(()),
         Id::RSA => Err(Error::invalid(format!("an RSA key of {bits} bits; expected 1024 to {MAX_RSA_BITS}"))),
         Id::EC | Id::ED25519 => Ok(()),
         _ => Err(Error::invalid("a key that is neither RSA nor on an elliptic curve")),
     }
-}
-
-/// Reads a SubjectPublicKeyInfo of a kind that is used here.
-///
-/// The algorithm is looked at first: OpenSSL must not compute with the curve that a stranger describes.
-pub(super) fn public_key(spki: &[u8]) -> Result<PKey<Public>, Error> {
-    if is_known_algorithm(spki) != Ok(true) {
-        return Err(Error::invalid("holds a public key that is neither RSA nor on the curves P-256, P-384 or P-521"));
-    }
-    let key = PKey::public_key_from_der(spki).map_err(|_| Error::invalid("holds a public key that cannot be read"))?;
-    check_kind(key.id(), key.bits())?;
-    Ok(key)
-}
-
-fn is_known_algorithm(spki: &[u8]) -> Result<bool, Malformed> {
-    const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-    const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-    const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-    const CURVES: [ObjectIdentifier; 3] = [
-        ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7"),
-        ObjectIdentifier::new_unwrap("1.3.132.0.34"),
-        ObjectIdentifier::new_unwrap("1.3.132.0.35"),
-    ];
-    let mut algorithm = Reader(spki).expect(asn1::SEQUENCE)?.inside().expect(asn1::SEQUENCE)?.inside();
-    let name = algorithm.expect(asn1::OID)?.value;
-    if name == EC.as_bytes() {
-        let curve = algorithm.expect(asn1::OID)?.value;
-        return Ok(CURVES.iter().any(|known| known.as_bytes() == curve));
-    }
-    Ok(name == RSA.as_bytes() || name == ED25519.as_bytes())
 }
 
 #[cfg(test)]

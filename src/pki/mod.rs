@@ -18,6 +18,7 @@ pub mod push;
 pub mod request;
 pub mod scep;
 pub mod signature;
+mod spki;
 pub mod vault;
 
 #[cfg(test)]
@@ -29,3 +30,4 @@ pub use error::Error;
 pub use identity::Identity;
 pub use key::PrivateKey;
 pub use request::CertificateRequest;
+pub use spki::KeyKind;

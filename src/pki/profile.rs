@@ -26,6 +26,7 @@ pub fn sign(profile: &[u8], signer: &Identity, root: Option<&Certificate>, now: 
         attributes: Vec::new(),
         digest: Digest::Sha256,
         unsorted: false,
+        terse: false,
     };
     sign.make()
 }

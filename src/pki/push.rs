@@ -409,9 +409,7 @@ mod tests {
         assert_eq!(STANDARD.decode(text("PushCertRequestCSR")).unwrap(), request.der());
         assert_eq!(text("PushCertCertificateChain").as_bytes(), chain);
         let signature = STANDARD.decode(text("PushCertSignature")).unwrap();
-        let public = vendor.certificate.public_key().unwrap();
-        let mut verifier = openssl::sign::Verifier::new(MessageDigest::sha256(), &public).unwrap();
-        assert!(verifier.verify_oneshot(&signature, request.der()).unwrap());
+        assert!(vendor.certificate.verify(crate::pki::algorithm::Digest::Sha256, request.der(), &signature));
         let wrong = Vendor::from_files(&chain, fixtures::rsa(0).to_pem().expose().as_bytes(), None).unwrap_err();
         assert!(wrong.to_string().contains("does not belong to the first certificate"), "{wrong}");
     }

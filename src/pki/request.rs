@@ -5,13 +5,14 @@ use std::fmt;
 use const_oid::ObjectIdentifier;
 use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Public};
-use openssl::sign::{Signer, Verifier};
+use openssl::sign::Signer;
 use x509_parser::prelude::{FromDer, X509Name};
 
 use super::algorithm::Signature;
 use super::asn1::{self, Malformed, Reader};
 use super::certificate::name_text;
-use super::{Error, PrivateKey, key, pem};
+use super::spki::{KeyKind, Spki};
+use super::{Error, PrivateKey, pem};
 use crate::model::{Secret, Sha256};
 
 /// Largest request that is read, in bytes.
@@ -116,21 +117,22 @@ impl CertificateRequest {
         let parts = Parts::read(der).map_err(|Malformed| Error::invalid("is no certificate request (PKCS#10)"))?;
         let (_, name) = X509Name::from_der(parts.subject)
             .map_err(|_| Error::invalid("the certificate request holds a subject that cannot be read"))?;
-        let public_key = key::public_key(parts.spki)?;
+        let spki =
+            Spki::read(parts.spki).map_err(|Malformed| Error::invalid("holds a public key that cannot be read"))?;
+        let public_key = spki.openssl()?;
         let signature =
-            Signature::from_oid(parts.algorithm).filter(|signature| signature.fits(public_key.id())).ok_or_else(
-                || Error::invalid("the certificate request is signed with an algorithm that is not supported"),
-            )?;
-        let signed = Verifier::new(signature.digest(), &public_key)?.verify_oneshot(parts.signature, parts.info);
-        if !signed.unwrap_or(false) {
+            Signature::from_oid(parts.algorithm).filter(|signature| signature.fits(spki.kind)).ok_or_else(|| {
+                Error::invalid("the certificate request is signed with an algorithm that is not supported")
+            })?;
+        if !spki.verify(signature.hash(), parts.info, parts.signature) {
             return Err(Error::invalid("the certificate request is not signed with its own key"));
         }
         Ok(Self {
             subject: name_text(&name),
             public_key_sha256: Sha256::of(parts.spki),
             challenge: parts.challenge.map(Secret::new),
-            is_rsa: public_key.id() == openssl::pkey::Id::RSA,
-            key_bits: public_key.bits(),
+            is_rsa: spki.kind == KeyKind::Rsa,
+            key_bits: spki.bits,
             uses_sha1: signature.is_sha1(),
             subject_der: parts.subject.to_vec(),
             public_key,

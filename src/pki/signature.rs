@@ -127,7 +127,8 @@ pub fn verify_detached(
 /// What a client does differently from others. The default is what current clients do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SigningQuirks {
-    /// Sign with SHA-1.
+    /// Sign with SHA-1, and as the clients that do: the signature algorithm named in full
+    /// (`sha1WithRSAEncryption`), algorithms without NULL.
     pub sha1: bool,
     /// Signed attributes that are not sorted.
     pub unsorted: bool,
@@ -148,6 +149,7 @@ pub fn sign_header(body: &[u8], by: &Identity, quirks: SigningQuirks, now: Times
         attributes: Vec::new(),
         digest: if quirks.sha1 { Digest::Sha1 } else { Digest::Sha256 },
         unsorted: quirks.unsorted,
+        terse: quirks.sha1,
     };
     Ok(STANDARD.encode(sign.make()?))
 }

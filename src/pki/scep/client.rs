@@ -140,6 +140,7 @@ pub fn request(
         ],
         digest: if quirks.sha1 { Digest::Sha1 } else { Digest::Sha256 },
         unsorted: quirks.unsorted,
+        terse: false,
     };
     let mut message = sign.make()?;
     if quirks.indefinite_lengths {
@@ -202,7 +203,8 @@ impl Exchange {
     }
 }
 
-/// The same signed data in BER with indefinite lengths, the content in pieces.
+/// The same signed data in BER with indefinite lengths. The content stays one piece inside its constructed octet
+/// string, since servers in the field read the first piece only.
 fn signed_as_ber(signed: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut info = Reader(signed).expect(asn1::SEQUENCE)?.inside();
     let kind = info.expect(asn1::OID)?.whole;
@@ -211,7 +213,7 @@ fn signed_as_ber(signed: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut encapsulated = data.expect(asn1::SEQUENCE)?.inside();
     let content_kind = encapsulated.expect(asn1::OID)?.whole;
     let content = encapsulated.expect(asn1::context(0))?.inside().expect(asn1::OCTET_STRING)?.value;
-    let pieces = asn1::pieces(asn1::CONSTRUCTED_OCTET_STRING, content);
+    let pieces = asn1::pieces(asn1::CONSTRUCTED_OCTET_STRING, content, content.len());
     let content = asn1::indefinite(asn1::context(0), &[&pieces]);
     let encapsulated = asn1::indefinite(asn1::SEQUENCE, &[content_kind, &content]);
     let data = asn1::indefinite(asn1::SEQUENCE, &[version, digests, &encapsulated, data.0]);

@@ -136,7 +136,7 @@ pub(super) fn as_ber(envelope: &[u8]) -> Result<Vec<u8>, Malformed> {
     let (version, recipients) = (data.expect(asn1::INTEGER)?.whole, data.expect(asn1::SET)?.whole);
     let mut encrypted = data.expect(asn1::SEQUENCE)?.inside();
     let (content_kind, algorithm) = (encrypted.expect(asn1::OID)?.whole, encrypted.expect(asn1::SEQUENCE)?.whole);
-    let content = asn1::pieces(asn1::context(0), encrypted.expect(asn1::IMPLICIT_0)?.value);
+    let content = asn1::pieces(asn1::context(0), encrypted.expect(asn1::IMPLICIT_0)?.value, 1000);
     let encrypted = asn1::indefinite(asn1::SEQUENCE, &[content_kind, algorithm, &content]);
     let data = asn1::indefinite(asn1::SEQUENCE, &[version, recipients, &encrypted]);
     Ok(asn1::indefinite(asn1::SEQUENCE, &[kind, &asn1::indefinite(asn1::context(0), &[&data])]))

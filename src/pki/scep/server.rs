@@ -9,6 +9,8 @@ use crate::model::{Randomness, Timestamp};
 use crate::pki::algorithm::Digest;
 use crate::pki::asn1;
 use crate::pki::cms::{self, Sign, SignedData};
+use crate::pki::key::MAX_RSA_BITS;
+use crate::pki::spki::KeyKind;
 use crate::pki::{Authority, Certificate, CertificateRequest, Error};
 
 /// Smallest RSA key that is accepted, in bits.
@@ -89,10 +91,8 @@ pub fn read(bytes: &[u8], authorities: &[&Authority], allow_legacy: bool) -> Res
         cipher: Cipher::default(),
     };
     // The answer is encrypted to the signer, so a key that cannot decrypt cannot be answered.
-    let signer_key =
-        certificate.public_key().map_err(|_| RequestError::Malformed("signed with an unknown kind of key"))?;
-    if signer_key.id() != openssl::pkey::Id::RSA {
-        return Err(RequestError::Malformed("signed with a key that is not RSA"));
+    if certificate.key_kind != KeyKind::Rsa || certificate.key_bits > MAX_RSA_BITS {
+        return Err(RequestError::Malformed("signed with a key that is not RSA of at most 8192 bits"));
     }
     let refuse = |fail: FailInfo, reason: &str| RequestError::Refused {
         fail,
@@ -102,7 +102,7 @@ pub fn read(bytes: &[u8], authorities: &[&Authority], allow_legacy: bool) -> Res
     if signer.verify(certificate, content).is_err() {
         return Err(refuse(FailInfo::BadMessageCheck, "the signature of the message does not hold"));
     }
-    let mut is_legacy = signer.uses_sha1() || signer_key.bits() < MIN_RSA_BITS;
+    let mut is_legacy = signer.uses_sha1() || certificate.key_bits < MIN_RSA_BITS;
     if is_legacy && !allow_legacy {
         return Err(refuse(FailInfo::BadAlg, "signed with SHA-1 or a short key; scep.allow_legacy_algorithms is off"));
     }
@@ -215,6 +215,7 @@ fn reply(
         attributes,
         digest: Digest::Sha256,
         unsorted: false,
+        terse: false,
     };
     sign.make()
 }

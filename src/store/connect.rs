@@ -180,7 +180,7 @@ impl Store {
     /// [`StoreError::Unavailable`].
     pub async fn begin_write(&self) -> Result<Write, StoreError> {
         Ok(Write(Read(match &self.db {
-            Db::Sqlite { write, .. } => Held::SqliteWrite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Db::Sqlite { write, .. } => Held::SqliteWrite(begin_immediate(write).await?),
             Db::Postgres(pool) => Held::PostgresWrite(pool.begin().await?),
         })))
     }
@@ -204,6 +204,24 @@ impl Store {
         }
     }
 
+    /// Lets an SQLite file grow by at most this many pages of 4 KiB; `None` lifts the limit. Nothing on PostgreSQL.
+    /// This is how tests fill a disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    #[doc(hidden)]
+    pub async fn limit_growth(&self, pages: Option<u32>) -> Result<(), StoreError> {
+        if let Db::Sqlite { write, .. } = &self.db {
+            let mut connection = write.acquire().await?;
+            let now: u32 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *connection).await?;
+            let most = pages.map_or(u32::MAX - 1, |more| now.saturating_add(more));
+            let options = SqliteConnectOptions::clone(&write.connect_options());
+            write.set_connect_options(options.pragma("max_page_count", most.to_string()));
+            connection.close().await?;
+        }
+        Ok(())
+    }
+
     /// `sqlite` or `postgres`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -222,6 +240,21 @@ impl Store {
             }
             Db::Postgres(pool) => pool.close().await,
         }
+    }
+}
+
+/// Begins a transaction on SQLite.
+///
+/// When the disk is full or fails, SQLite may end a transaction by itself; sqlx goes on counting it, and nothing could
+/// be begun on that connection any more. Another takes its place then.
+async fn begin_immediate(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+    const BEGIN: &str = "BEGIN IMMEDIATE";
+    match pool.begin_with(BEGIN).await {
+        Err(sqlx::Error::InvalidSavePointStatement) => {
+            pool.acquire().await?.close().await?;
+            pool.begin_with(BEGIN).await
+        }
+        begun => begun,
     }
 }
 

@@ -27,4 +27,5 @@ mod store_profiles_apps;
 mod store_push_certificates;
 mod store_reports;
 mod store_tokens;
+mod store_trouble;
 mod store_wakes;

@@ -187,7 +187,8 @@ async fn run_on<F: Fixture, S: Future<Output = ()>>(place: Place, story: impl Fn
     }
 }
 
-async fn connect(url: &str) -> Store {
+/// A [`Store`] on the database at `url`.
+pub async fn connect(url: &str) -> Store {
     let options = Options { url: url.to_owned(), direct_url: None, max_connections: 8 };
     Store::connect(options, true).await.unwrap()
 }

@@ -3,5 +3,6 @@
 pub mod app;
 #[macro_use]
 pub mod db;
+pub mod line;
 pub mod ready;
 pub mod rows;

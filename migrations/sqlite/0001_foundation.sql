@@ -61,6 +61,8 @@ CREATE TABLE push_certificates (
     created_at      INTEGER NOT NULL,
     created_by      TEXT    NOT NULL
 ) STRICT;
+-- New devices enroll by one of them.
+CREATE UNIQUE INDEX push_certificates_default ON push_certificates (is_default) WHERE is_default = TRUE;
 
 -- Keys that wait for Apple's answer to their certificate request.
 CREATE TABLE push_requests (
@@ -72,6 +74,7 @@ CREATE TABLE push_requests (
     created_by      TEXT    NOT NULL,
     answered_at     INTEGER
 ) STRICT;
+CREATE INDEX push_requests_by_key ON push_requests (public_key_sha256);
 
 -- Links that people open to enroll. Only the hash of the code is kept.
 CREATE TABLE enrollment_links (

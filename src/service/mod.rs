@@ -16,6 +16,7 @@ pub mod deliveries;
 pub mod device_identity;
 pub mod enrollment_profile;
 pub mod profiles;
+pub mod push_certificates;
 pub mod renewal;
 pub mod reports;
 pub mod signing;

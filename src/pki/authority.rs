@@ -345,6 +345,37 @@ mod tests {
         assert!(signer.certificate.signed_by(&root.certificate) && signer.certificate.may_sign);
     }
 
+    /// What `openssl verify -purpose …` says.
+    fn openssl_verifies(leaf: &Certificate, root: &Certificate, purpose: openssl::x509::X509PurposeId) -> bool {
+        let mut store = openssl::x509::store::X509StoreBuilder::new().unwrap();
+        store.add_cert(root.openssl().unwrap()).unwrap();
+        store.set_purpose(purpose).unwrap();
+        let mut param = openssl::x509::verify::X509VerifyParam::new().unwrap();
+        param.set_time(NOW.seconds());
+        param.set_flags(openssl::x509::verify::X509VerifyFlags::X509_STRICT).unwrap();
+        store.set_param(&param).unwrap();
+        let mut context = openssl::x509::X509StoreContext::new().unwrap();
+        let none = openssl::stack::Stack::new().unwrap();
+        context.init(&store.build(), &leaf.openssl().unwrap(), &none, |context| context.verify_cert()).unwrap()
+    }
+
+    #[test]
+    fn openssl_verifies_what_is_issued_for_its_purpose_only() {
+        use openssl::x509::X509PurposeId;
+        let random = SeededRandomness::new(5);
+        let ca = fixtures::device_ca();
+        let device = issue_device_certificate(ca, &request(), None, NOW, YEAR, &random).unwrap();
+        assert!(openssl_verifies(&device, &ca.certificate, X509PurposeId::SSL_CLIENT));
+        assert!(!openssl_verifies(&device, &ca.certificate, X509PurposeId::SSL_SERVER));
+        let root = make_tls_root("Root", "Example", NOW, &random).unwrap();
+        let names = ["mdm.example.org".to_owned()];
+        let server = issue_server_certificate(&root, &names, NOW, Duration::from_secs(90 * DAY), &random).unwrap();
+        assert!(openssl_verifies(&server.certificate, &root.certificate, X509PurposeId::SSL_SERVER));
+        assert!(!openssl_verifies(&server.certificate, &ca.certificate, X509PurposeId::SSL_SERVER));
+        let signer = issue_profile_signer(&root, fixtures::rsa(0).clone(), "Example", NOW, YEAR, &random).unwrap();
+        assert!(openssl_verifies(&signer.certificate, &root.certificate, X509PurposeId::SMIME_SIGN));
+    }
+
     #[test]
     fn importing_checks_that_the_parts_belong_together() {
         let ca = fixtures::device_ca();

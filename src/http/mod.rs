@@ -1,6 +1,7 @@
 //! Listeners and routes: extract, authenticate, bound, call one verb, map the error.
 
 pub mod address;
+pub mod api;
 pub mod body;
 pub mod health;
 pub mod identity;

@@ -1,3 +1,4 @@
+use super::idempotency::Repeat;
 use crate::model::{Role, TokenId};
 
 /// Who asks for something: stands in the audit log.
@@ -15,6 +16,8 @@ pub struct Actor {
     pub request_id: Option<String>,
     /// The address that it came from.
     pub address: Option<String>,
+    /// How the request is recognized when it comes again; none where the client gave no key.
+    pub repeat: Option<Repeat>,
 }
 
 /// The kinds of actors.
@@ -63,7 +66,15 @@ impl Actor {
     }
 
     fn of(kind: ActorKind, name: &str) -> Self {
-        Self { kind, token: None, name: name.to_owned(), role: Role::Admin, request_id: None, address: None }
+        Self {
+            kind,
+            token: None,
+            name: name.to_owned(),
+            role: Role::Admin,
+            request_id: None,
+            address: None,
+            repeat: None,
+        }
     }
 
     /// The same actor, from this address.

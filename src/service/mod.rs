@@ -15,11 +15,13 @@ pub mod commands;
 pub mod deliveries;
 pub mod device_identity;
 pub mod enrollment_profile;
+pub mod idempotency;
 pub mod profiles;
 pub mod push_certificates;
 pub mod renewal;
 pub mod reports;
 pub mod signing;
+pub mod tokens;
 pub mod wakes;
 
 pub use actor::{Actor, ActorKind};

@@ -13,6 +13,7 @@
 #[macro_use]
 mod support;
 
+mod api_access;
 mod authorities;
 mod push_certificates;
 mod store_authorities;

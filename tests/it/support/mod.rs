@@ -1,5 +1,6 @@
 //! What the stories stand on.
 
+pub mod api;
 pub mod app;
 #[macro_use]
 pub mod db;

@@ -1,0 +1,115 @@
+//! The API for admins: `/api/v1`, its document and the reader of the document.
+//!
+//! Each route is a handler that reads its input ([`input`]), calls one verb of `service` and shapes the answer. Who may
+//! call it stands in one table ([`roles`]); what can go wrong is one form ([`super::Problem`]). The OpenAPI document is
+//! made of the handlers; what is the same for all routes is added in [`document`].
+
+pub mod roles;
+
+mod admit;
+mod check;
+mod cursor;
+mod document;
+mod fault;
+mod input;
+mod output;
+mod schema;
+
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, StatusCode, Uri};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::health::Health;
+use super::{Metrics, Observer, Problem, Proxies, Shutdown};
+use crate::service::App;
+
+pub use document::openapi;
+pub use fault::CODES;
+
+/// Where the document is.
+pub const DOCUMENT: &str = "/api/openapi.json";
+/// Where its reader is.
+pub const DOCS: &str = "/api/docs";
+
+/// Everything that the admin listener serves: the API, the probes and the metrics, watched.
+pub fn admin(app: &App, metrics: Metrics, shutdown: Shutdown) -> Router {
+    let store = app.store.clone();
+    let health = Health {
+        ready: Arc::new(move || {
+            let store = store.clone();
+            Box::pin(async move { store.ping().await.map_err(|_| "database") })
+        }),
+        shutdown,
+        metrics: metrics.clone(),
+        metrics_token: app.settings.metrics.token.clone(),
+    };
+    let observer = Observer {
+        proxies: Proxies::from(&app.settings.proxy),
+        metrics: metrics.clone(),
+        random: Arc::clone(&app.random),
+        on_panic: || Problem::internal().into_response(),
+    };
+    observer.around(router(app.clone(), metrics).merge(health.routes()))
+}
+
+/// The API, its document and the reader, without the watching of requests.
+pub fn router(app: App, metrics: Metrics) -> Router {
+    let admission = admit::Admission { app: app.clone(), metrics };
+    let (routes, _) = routes().split_for_parts();
+    let routes = routes
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(from_fn_with_state(Arc::new(admission), admit::admit))
+        .with_state(app);
+    let text: Arc<str> = openapi().to_string().into();
+    let docs = SwaggerUi::new(DOCS).config(Config::new([DOCUMENT]).persist_authorization(false));
+    let docs = Router::from(docs).layer(from_fn(plain_headers));
+    routes
+        .route(
+            DOCUMENT,
+            get(move || async move { ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], text.to_string()) }),
+        )
+        .merge(docs)
+        .fallback(not_found)
+}
+
+/// The routes of the API. Each resource is a module with a `routes` of its own.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default().merge(tokens::routes())
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::not_found(format!("there is nothing at {}; {DOCS} shows what there is", uri.path()))
+}
+
+async fn method_not_allowed(method: Method) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not possible here"))
+}
+
+/// The reader loads nothing from elsewhere and is shown in no frame.
+async fn plain_headers(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let mut response = next.run(request).await;
+    super::page::secure(response.headers_mut());
+    response.headers_mut().insert(
+        http::header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' \
+             data:; frame-ancestors 'none'",
+        ),
+    );
+    response
+}
+
+/// How long an ordinary request may take before it is given up.
+fn patience(app: &App) -> Duration {
+    app.settings.admin.request_timeout
+}

@@ -1,0 +1,68 @@
+//! Who may call what: the one table that the API enforces, that `docs/api/roles.md` shows, and that a test walks.
+
+use http::Method;
+
+use crate::model::Role;
+
+/// One row: this route takes at least this role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The method.
+    pub method: &'static str,
+    /// The path's template.
+    pub path: &'static str,
+    /// The least role.
+    pub role: Role,
+    /// Whether the body may be large and slow: the time for ordinary requests does not count.
+    pub is_upload: bool,
+}
+
+const fn rule(method: &'static str, path: &'static str, role: Role) -> Rule {
+    Rule { method, path, role, is_upload: false }
+}
+
+/// All routes of the API. A route that is not here is refused to everybody.
+///
+/// A viewer reads, and never sees PINs, tokens, profiles' contents or reports. An operator enrolls devices and sends
+/// commands, and touches no certificates, no tokens, and nothing that destroys on more than one device (which the verb
+/// itself refuses, since that depends on the request).
+pub const RULES: &[Rule] = &[
+    rule("GET", "/api/v1/tokens", Role::Admin),
+    rule("POST", "/api/v1/tokens", Role::Admin),
+    rule("GET", "/api/v1/tokens/{id}", Role::Admin),
+    rule("DELETE", "/api/v1/tokens/{id}", Role::Admin),
+];
+
+/// The rule of a route; HEAD is as GET.
+#[must_use]
+pub fn rule_for(method: &Method, path: &str) -> Option<&'static Rule> {
+    let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
+    RULES.iter().find(|rule| rule.method == method && rule.path == path)
+}
+
+/// Whether any rule is about this path.
+#[must_use]
+pub fn knows_path(path: &str) -> bool {
+    RULES.iter().any(|rule| rule.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_table_and_the_routes_are_the_same() {
+        let document = super::super::openapi();
+        let mut documented = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys() {
+                documented.insert(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+        let ruled: BTreeSet<_> = RULES.iter().map(|rule| format!("{} {}", rule.method, rule.path)).collect();
+        assert_eq!(documented, ruled);
+        assert_eq!(ruled.len(), RULES.len(), "no route has two rules");
+    }
+}

@@ -1,0 +1,132 @@
+//! The API of a [`TestApp`], asked as a client would, without a socket.
+
+use axum::Router;
+use axum::body::Body;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use muster::http::{Metrics, Shutdown, api};
+use muster::model::Role;
+use muster::service::{Actor, tokens};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::app::TestApp;
+use super::db::{Fixture, TestDb};
+
+/// A server's API with a token for each role.
+#[derive(Clone)]
+pub struct Api {
+    pub t: TestApp,
+    pub router: Router,
+    pub admin: String,
+    pub operator: String,
+    pub viewer: String,
+}
+
+impl Fixture for Api {
+    async fn on(db: TestDb) -> Self {
+        Self::of(TestApp::on(db).await).await
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|e| panic!("no JSON: {e}: {}", String::from_utf8_lossy(&self.bytes)))
+    }
+
+    /// Sees to it that the status is this one; gives the body.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.bytes));
+        if self.bytes.is_empty() { Value::Null } else { self.json() }
+    }
+
+    /// Sees to it that this is a problem with this status and code; gives the body.
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json");
+        let body = self.expect(status);
+        assert_eq!(body["code"], code, "{body}");
+        body
+    }
+}
+
+impl Api {
+    pub async fn of(t: TestApp) -> Self {
+        let router = api::admin(&t.app, Metrics::new("test"), Shutdown::new());
+        let make = async |name: &str, role| {
+            let new = tokens::NewToken { name: name.to_owned(), role, expires_at: None };
+            tokens::create(&t.app, &Actor::command_line(), new).await.unwrap().text.expose().clone()
+        };
+        let admin = make("ada", Role::Admin).await;
+        let operator = make("olga", Role::Operator).await;
+        let viewer = make("vera", Role::Viewer).await;
+        Self { t, router, admin, operator, viewer }
+    }
+
+    /// The token of a role.
+    pub fn token(&self, role: Role) -> &str {
+        match role {
+            Role::Admin => &self.admin,
+            Role::Operator => &self.operator,
+            Role::Viewer => &self.viewer,
+        }
+    }
+
+    /// Sends a request as it is.
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+        Answer { status: parts.status, headers: parts.headers, bytes }
+    }
+
+    /// Sends a request as somebody with this role.
+    pub async fn call(&self, role: Role, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).unwrap())
+            .uri(path)
+            .header(AUTHORIZATION, format!("Bearer {}", self.token(role)));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(body).unwrap()).await
+    }
+
+    /// GET, as admin.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Role::Admin, "GET", path, &[], Body::empty()).await
+    }
+
+    /// POST of JSON, as admin.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.json(Role::Admin, "POST", path, body).await
+    }
+
+    /// DELETE, as admin.
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call(Role::Admin, "DELETE", path, &[], Body::empty()).await
+    }
+
+    /// JSON, as somebody with this role.
+    pub async fn json(&self, role: Role, method: &str, path: &str, body: &Value) -> Answer {
+        let headers = [("content-type", "application/json")];
+        self.call(role, method, path, &headers, Body::from(body.to_string())).await
+    }
+
+    /// POST of JSON with an `Idempotency-Key`, as admin.
+    pub async fn post_once(&self, key: &str, path: &str, body: &Value) -> Answer {
+        let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+        self.call(Role::Admin, "POST", path, &headers, Body::from(body.to_string())).await
+    }
+}

@@ -2,6 +2,9 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::config::Faults;
+use crate::http::tls::TlsError;
+use crate::service;
+use crate::store::StoreError;
 
 /// Why a subcommand did not do what it was asked to. Shown to the person at the terminal.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +12,27 @@ pub enum Error {
     /// The settings have faults; each is a line.
     #[error("{0}")]
     Settings(#[from] Faults),
+    /// A master key cannot be read.
+    #[error("{0}")]
+    Key(String),
+    /// The database cannot be opened or used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// Another server has the database.
+    #[error("{0}")]
+    Busy(String),
+    /// A listener cannot be opened.
+    #[error("{0}")]
+    Listen(String),
+    /// A certificate of a listener cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The push service's endpoint or roots cannot be used.
+    #[error("{0}")]
+    Push(String),
+    /// The domain refused.
+    #[error("{0}")]
+    Service(#[from] service::Error),
     /// Nothing could be written where the output goes.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
@@ -20,7 +44,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Settings(_) => ExitCode::from(2),
-            Self::Output(_) => ExitCode::from(1),
+            _ => ExitCode::from(1),
         }
     }
 }

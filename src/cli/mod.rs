@@ -5,6 +5,7 @@
 
 mod completions;
 mod error;
+pub mod open;
 mod settings;
 mod system;
 mod telemetry;
@@ -55,6 +56,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+/// Runs asynchronous work on all cores to its end.
+fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Listen(format!("cannot start: {e}")))?
+        .block_on(work)
 }
 
 #[cfg(test)]

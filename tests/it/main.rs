@@ -16,6 +16,9 @@ mod support;
 mod api_access;
 mod authorities;
 mod push_certificates;
+mod story_commands;
+mod story_enrollment;
+
 mod store_authorities;
 mod store_certificates;
 mod store_commands;

@@ -132,7 +132,9 @@ async fn complete(
         tx.count_link_use(challenge, now).await?;
     }
     commands::enqueue_internal(app, tx, id, Internal::DeviceInformation, now).await?;
-    commands::enqueue_internal(app, tx, id, Internal::SecurityInfo, now).await?;
+    // A moment later, since commands of one priority come in the order of their age.
+    let after = now.plus(std::time::Duration::from_micros(1));
+    commands::enqueue_internal(app, tx, id, Internal::SecurityInfo, after).await?;
     let actor = Actor::device(&channel.apple_id).at(arrived.address.clone());
     let subject = Subject { kind: "device", id: &channel.device_id.to_string() };
     app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await

@@ -6,4 +6,5 @@ pub mod app;
 pub mod db;
 pub mod line;
 pub mod ready;
+pub mod edge;
 pub mod rows;

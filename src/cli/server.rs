@@ -1,0 +1,287 @@
+//! The server, put together: listeners, routes and workers on one [`App`]. The program, the demo and the tests run the
+//! same.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::open::ServerLock;
+use super::Error;
+use crate::config::{DeviceTls, Settings};
+use crate::http::health::Health;
+use crate::http::observe::Observer;
+use crate::http::tls::{CertificateFiles, ServerCertificate, Tls};
+use crate::http::{self as web, Limits, Listener, Metrics, Problem, Proxies, Shutdown};
+use crate::pki::identity::rustls_certificate;
+use crate::service::{App, authorities};
+use crate::worker;
+
+/// How often certificates are looked at: those from files, and the own one, which another process may have renewed.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+/// How often TLS learns of changed device authorities.
+const TRUST_CHECK: Duration = Duration::from_secs(5);
+
+/// A server at work.
+pub struct Server {
+    /// Where devices connect.
+    pub devices: SocketAddr,
+    /// Where pages are served, if not there.
+    pub pages: Option<SocketAddr>,
+    /// Where admins connect.
+    pub admin: SocketAddr,
+    /// Stops it.
+    pub shutdown: Shutdown,
+    /// Its counters.
+    pub metrics: Metrics,
+    running: JoinHandle<usize>,
+}
+
+impl Server {
+    /// Migrates the database, makes what is missing (authorities, certificates), binds the listeners and starts.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, with what to do.
+    pub async fn start(app: App, shutdown: Shutdown) -> Result<Self, Error> {
+        let lock = ServerLock::take(&app.store)?;
+        app.store.migrate().await?;
+        authorities::ensure(&app).await?;
+        app.reload_trust().await?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let settings = &app.settings;
+
+        let device_certificate = device_certificate(&app).await?;
+        let pages_certificate = pages_certificate(&app, device_certificate.as_ref()).await?;
+        let device_tls = device_tls(&app, device_certificate.clone(), pages_certificate.clone())?;
+        let proxies = Proxies::from(&settings.proxy);
+        let health = Health {
+            ready: ready_check(&app),
+            shutdown: shutdown.clone(),
+            metrics: metrics.clone(),
+            metrics_token: settings.metrics.token.clone(),
+        };
+        let observe = |on_panic: fn() -> Response, routes: Router| {
+            let observer = Observer {
+                proxies: proxies.clone(),
+                metrics: metrics.clone(),
+                random: Arc::clone(&app.random),
+                on_panic,
+            };
+            observer.around(routes)
+        };
+
+        let own_pages = settings.pages.listen.is_some();
+        let mut device_routes = web::mdm::router(app.clone(), metrics.clone()).merge(health.clone().probes());
+        let page_routes = page_routes(&app, &metrics);
+        if !own_pages {
+            device_routes = device_routes.merge(page_routes.clone());
+        }
+        let mut listeners = vec![Listener {
+            name: "devices",
+            socket: bind("devices.listen", settings.devices.listen).await?,
+            tls: device_tls.clone(),
+            app: observe(device_panic, device_routes),
+            limits: Limits::from(&settings.devices),
+            proxies: proxies.clone(),
+        }];
+        if let Some(address) = settings.pages.listen {
+            let tls = pages_certificate.clone().map(Tls::without_client_certificates).transpose()?.map(Arc::new);
+            listeners.push(Listener {
+                name: "pages",
+                socket: bind("pages.listen", address).await?,
+                tls,
+                app: observe(device_panic, page_routes.merge(health.clone().probes())),
+                limits: Limits::from(&settings.devices),
+                proxies: proxies.clone(),
+            });
+        }
+        let admin_tls = admin_tls(settings)?;
+        listeners.push(Listener {
+            name: "admin",
+            socket: bind("admin.listen", settings.admin.listen).await?,
+            tls: admin_tls.as_ref().map(|(tls, ..)| Arc::clone(tls)),
+            app: observe(admin_panic, web::api::router(app.clone(), metrics.clone()).merge(health.routes())),
+            limits: Limits::default(),
+            proxies: proxies.clone(),
+        });
+        let address = |name| listeners.iter().find(|l| l.name == name).and_then(|l| l.socket.local_addr().ok());
+        let missing = || Error::Listen("a listener has no address".to_owned());
+        let (devices, admin) = (address("devices").ok_or_else(missing)?, address("admin").ok_or_else(missing)?);
+        let pages = address("pages");
+
+        let mut background = Vec::new();
+        if let Some((_, certificate, files)) = admin_tls {
+            background.push(tokio::spawn(files.keep_fresh(
+                certificate,
+                CERTIFICATE_CHECK,
+                shutdown.stopping().clone(),
+            )));
+        }
+        background.push(tokio::spawn(keep_certificates(
+            app.clone(),
+            device_certificate,
+            pages_certificate,
+            shutdown.clone(),
+        )));
+        if let Some(tls) = device_tls {
+            background.push(tokio::spawn(keep_trust(app.clone(), tls, shutdown.clone())));
+        }
+        let counters = metrics.clone();
+        let workers = tokio::spawn(worker::run(
+            app.clone(),
+            shutdown.stopping().clone(),
+            Arc::new(move |result| counters.pushed(result)),
+        ));
+
+        let serving = web::serve(listeners, shutdown.clone(), metrics.clone());
+        let running = tokio::spawn(async move {
+            let dropped = serving.await;
+            // Requests are finished; what they made necessary is in the database. The workers end what they have begun.
+            let _ = workers.await;
+            for task in background {
+                let _ = task.await;
+            }
+            app.store.close().await;
+            drop(lock);
+            dropped
+        });
+        Ok(Self { devices, pages, admin, shutdown, metrics, running })
+    }
+
+    /// Waits until it has stopped. Returns how many connections were dropped.
+    pub async fn stopped(self) -> usize {
+        self.running.await.unwrap_or_default()
+    }
+}
+
+/// The routes of pages, SCEP and packages.
+fn page_routes(app: &App, metrics: &Metrics) -> Router {
+    web::pages::router(app.clone(), metrics.clone())
+        .merge(web::pki::router(app.clone(), metrics.clone()))
+        .merge(web::packages::router(app.clone()))
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| Error::Listen(format!("{key}: cannot listen on {address}: {e}")))
+}
+
+fn ready_check(app: &App) -> web::health::ReadyCheck {
+    let app = app.clone();
+    Arc::new(move || {
+        let app = app.clone();
+        Box::pin(async move { app.store.ping().await.map_err(|_| "database") })
+    })
+}
+
+fn device_panic() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
+fn admin_panic() -> Response {
+    Problem::internal().into_response()
+}
+
+/// The certificate of the device listener; none behind a proxy.
+async fn device_certificate(app: &App) -> Result<Option<Arc<ServerCertificate>>, Error> {
+    let Some(identity) = authorities::tls_identity(app).await? else { return Ok(None) };
+    Ok(Some(Arc::new(ServerCertificate::new(identity.rustls_chain(), identity.rustls_key())?)))
+}
+
+/// The certificate of the pages' own host or listener, where it is another than the device listener's.
+async fn pages_certificate(
+    app: &App,
+    device: Option<&Arc<ServerCertificate>>,
+) -> Result<Option<Arc<ServerCertificate>>, Error> {
+    match authorities::pages_identity(app).await? {
+        Some(identity) => {
+            Ok(Some(Arc::new(ServerCertificate::new(identity.rustls_chain(), identity.rustls_key())?)))
+        }
+        None => Ok(device.cloned()),
+    }
+}
+
+fn device_tls(
+    app: &App,
+    certificate: Option<Arc<ServerCertificate>>,
+    pages: Option<Arc<ServerCertificate>>,
+) -> Result<Option<Arc<Tls>>, Error> {
+    let Some(certificate) = certificate else { return Ok(None) };
+    let cas: Vec<_> = app.trust().roots.iter().map(rustls_certificate).collect();
+    let mut tls = Tls::for_devices(certificate, &cas)?;
+    let settings = &app.settings;
+    if let (Some(url), None, Some(pages)) = (&settings.pages.public_url, settings.pages.listen, pages) {
+        tls = tls.with_pages(&[url.host()], pages)?;
+    }
+    Ok(Some(Arc::new(tls)))
+}
+
+type AdminTls = (Arc<Tls>, Arc<ServerCertificate>, CertificateFiles);
+
+fn admin_tls(settings: &Settings) -> Result<Option<AdminTls>, Error> {
+    let (Some(chain), Some(key)) = (&settings.admin.tls_certificate, &settings.admin.tls_key) else { return Ok(None) };
+    let files = CertificateFiles { chain: chain.clone(), key: key.clone() };
+    let certificate = Arc::new(files.load()?);
+    let tls = Arc::new(Tls::without_client_certificates(Arc::clone(&certificate))?);
+    Ok(Some((tls, certificate, files)))
+}
+
+/// Takes over certificates that were renewed: in files by somebody, or the own ones by this or another process.
+async fn keep_certificates(
+    app: App,
+    device: Option<Arc<ServerCertificate>>,
+    pages: Option<Arc<ServerCertificate>>,
+    shutdown: Shutdown,
+) {
+    if app.settings.devices.tls == DeviceTls::BehindProxy {
+        return;
+    }
+    loop {
+        tokio::select! {
+            () = shutdown.stopping().cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_CHECK) => {}
+        }
+        for (name, held, now) in [
+            ("devices", &device, authorities::tls_identity(&app).await),
+            ("pages", &pages, authorities::pages_identity(&app).await),
+        ] {
+            let (Some(held), Ok(Some(identity))) = (held, now) else { continue };
+            if held.chain() == identity.rustls_chain() {
+                continue;
+            }
+            match held.replace(identity.rustls_chain(), identity.rustls_key()) {
+                Ok(()) => tracing::info!(listener = name, "the TLS certificate was renewed"),
+                Err(error) => tracing::warn!(listener = name, %error, "the renewed TLS certificate cannot be used"),
+            }
+        }
+    }
+}
+
+/// Tells TLS of device authorities that were imported or retired.
+async fn keep_trust(app: App, tls: Arc<Tls>, shutdown: Shutdown) {
+    let mut version = app.trust().version;
+    loop {
+        tokio::select! {
+            () = shutdown.stopping().cancelled() => return,
+            () = tokio::time::sleep(TRUST_CHECK) => {}
+        }
+        let trust = app.trust();
+        if trust.version == version {
+            continue;
+        }
+        version = trust.version;
+        let cas: Vec<_> = trust.roots.iter().map(rustls_certificate).collect();
+        if let Err(error) = tls.set_device_cas(&cas) {
+            tracing::warn!(%error, "TLS does not ask for certificates of the changed device authorities");
+        }
+    }
+}

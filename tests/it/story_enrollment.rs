@@ -1,0 +1,252 @@
+//! Enrolling, enrolling again, leaving: in the protocol's words, over the device edge.
+
+use muster::model::EnrollmentId;
+use plist::Value;
+use serde_json::json;
+
+use crate::support::db::TestDb;
+use crate::support::edge::{Edge, YEAR};
+use crate::support::rows::{DAY, HOUR};
+
+both_databases! {
+    async fn a_phone_enrolls_and_tells_what_it_is(edge: Edge) {
+        let phone = edge.phone("PHONE-1").await;
+        assert_eq!(phone.authenticate().await.status, 200);
+        let before = phone.enrollment().await;
+        assert_eq!((before.state.as_str(), before.token_tally), ("authenticated", 0));
+        assert_eq!(phone.idle().await, None, "nothing is handed over before the TokenUpdate");
+
+        assert_eq!(phone.token_update(Some(b"unlock")).await.status, 200);
+        assert!(phone.enrollment().await.is_enabled());
+        assert_eq!(phone.wake_at().await, Some(edge.t.now()));
+        let inventory = phone.idle().await.unwrap();
+        assert_eq!(inventory.request_type, "DeviceInformation");
+        let answers: plist::Dictionary =
+            [("OSVersion".to_owned(), Value::from("18.2")), ("IsSupervised".to_owned(), Value::from(true))]
+                .into_iter()
+                .collect();
+        let answers = [("QueryResponses", Value::Dictionary(answers))];
+        let next = phone.report_with("Acknowledged", Some(&inventory.uuid), &answers).await.unwrap();
+        assert_eq!(next.request_type, "SecurityInfo");
+        assert_eq!(phone.acknowledge(&next).await, None);
+
+        let device = edge.t.db.read().await.device(phone.device_id().await).await.unwrap().unwrap();
+        assert_eq!(device.os_version.as_deref(), Some("18.2"));
+        assert_eq!(device.supervised, Some(true));
+        assert_eq!(device.serial.as_deref(), Some("SNPHONE-1"));
+        assert_eq!(edge.t.audited().await, ["enrollment.began", "enrollment.completed"]);
+    }
+
+    async fn nothing_to_do_is_200_with_an_empty_body(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let body = crate::support::edge::xml(&[("Status", "Idle".into()), ("UDID", "PHONE-1".into())]);
+        // No content type, as some clients send reports.
+        let answer = phone.put("", body).await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 0));
+    }
+
+    async fn a_token_update_without_unlock_token_keeps_the_stored_one(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        assert_eq!(phone.token_update(None).await.status, 200);
+        phone.ask(json!({"type": "clear_passcode"})).await;
+        let command = phone.idle().await.unwrap();
+        assert_eq!(command.payload.get("UnlockToken").unwrap().as_data(), Some(&b"unlock"[..]));
+    }
+
+    async fn a_token_update_before_any_authenticate_is_refused(edge: Edge) {
+        let phone = edge.phone("PHONE-1").await;
+        assert_eq!(phone.token_update(None).await.status, 403);
+        assert!(edge.t.db.read().await.enrollment_by_apple_id("PHONE-1").await.unwrap().is_none());
+    }
+
+    async fn the_same_certificate_again_begins_a_new_generation(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let waiting = phone.ask_apps().await;
+        phone.check_in("SetBootstrapToken", &[("BootstrapToken", Value::Data(b"boot".to_vec()))]).await;
+        phone.enroll().await;
+        let enrollment = phone.enrollment().await;
+        assert_eq!((enrollment.generation, enrollment.token_tally), (2, 1));
+        assert_eq!(phone.states(waiting).await, ["queued", "cancelled"]);
+        let token = phone.check_in("GetBootstrapToken", &[]).await;
+        assert_eq!((token.status.as_u16(), token.body.len()), (200, 0));
+        assert_eq!(edge.t.audited().await.last().map(String::as_str), Some("enrollment.completed"));
+        assert!(edge.t.audited().await.contains(&"enrollment.replaced_active".to_owned()));
+    }
+
+    async fn a_new_certificate_takes_the_place_of_the_old_one(edge: Edge) {
+        let old = edge.enrolled("PHONE-1").await;
+        let new = edge.phone("PHONE-1").await;
+        assert_eq!(new.token_update(None).await.status, 403, "another certificate needs an Authenticate first");
+        new.enroll().await;
+        new.finish_all().await;
+        assert_eq!(old.put("", crate::support::edge::xml(&[("Status", "Idle".into()), ("UDID", "PHONE-1".into())])).await.status, 403);
+        assert_eq!(old.token_update(None).await.status, 403);
+    }
+
+    async fn one_certificate_is_for_one_device(edge: Edge) {
+        let one = edge.enrolled("PHONE-1").await;
+        let mut other = edge.phone("PHONE-2").await;
+        other.certificate = one.certificate.clone();
+        assert_eq!(other.authenticate().await.status, 403);
+        let body = crate::support::edge::xml(&[("Status", "Idle".into()), ("UDID", "PHONE-1".into())]);
+        let stranger = edge.enrolled("PHONE-3").await;
+        assert_eq!(stranger.put("", body).await.status, 403, "a device speaks for itself only");
+    }
+
+    async fn a_certificate_without_issuing_record_is_refused(edge: Edge) {
+        let mut phone = edge.phone("PHONE-1").await;
+        phone.certificate = edge.unrecorded_certificate("PHONE-1");
+        assert_eq!(phone.authenticate().await.status, 403);
+    }
+
+    async fn a_revoked_certificate_is_refused_at_once(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let mut tx = edge.t.db.write().await;
+        assert!(tx.revoke_certificate(phone.certificate.sha256, "lost", edge.t.now()).await.unwrap());
+        tx.commit().await.unwrap();
+        let body = crate::support::edge::xml(&[("Status", "Idle".into()), ("UDID", "PHONE-1".into())]);
+        assert_eq!(phone.put("", body).await.status, 403);
+        assert_eq!(phone.authenticate().await.status, 403);
+    }
+
+    async fn an_expired_identity_has_a_time_of_grace(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        edge.t.db.clock.advance(YEAR + 30 * DAY);
+        assert_eq!(phone.idle().await, None, "within 90 days of grace");
+        edge.t.db.clock.advance(90 * DAY);
+        let body = crate::support::edge::xml(&[("Status", "Idle".into()), ("UDID", "PHONE-1".into())]);
+        assert_eq!(phone.put("", body).await.status, 403);
+    }
+
+    async fn a_scep_renewal_changes_the_pin_without_a_message(edge: Edge) {
+        let mut phone = edge.enrolled("PHONE-1").await;
+        let renewed = edge.unrecorded_certificate("PHONE-1 renewed");
+        let id: EnrollmentId = phone.id().await;
+        edge.record(&renewed, |row| row.enrollment_id = Some(id)).await;
+        let command = phone.ask_apps().await;
+        phone.certificate = renewed;
+        assert_eq!(phone.finish_all().await, ["InstalledApplicationList"]);
+        assert_eq!(phone.states(command).await, ["queued", "sent", "acknowledged"]);
+    }
+
+    async fn a_phone_that_checks_out_is_left_alone(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let waiting = phone.ask_apps().await;
+        let unenroll = phone.ask(json!({"type": "unenroll"})).await;
+        let first = phone.idle().await.unwrap();
+        let second = phone.acknowledge(&first).await.unwrap();
+        assert_eq!((first.request_type.as_str(), second.request_type.as_str()), ("InstalledApplicationList", "RemoveProfile"));
+        assert_eq!(phone.check_in("CheckOut", &[("Topic", "t".into())]).await.status, 200);
+        assert_eq!(phone.enrollment().await.state, "disabled");
+        assert_eq!(phone.wake_at().await, None);
+        assert_eq!(phone.states(waiting).await, ["queued", "sent", "acknowledged"]);
+        assert_eq!(phone.states(unenroll).await, ["queued", "sent", "presumed_done"], "the check-out proves it");
+        assert_eq!(phone.token_update(None).await.status, 403);
+        assert_eq!(phone.check_in("CheckOut", &[]).await.status, 200, "the same again");
+    }
+
+    async fn a_mac_user_has_a_channel_of_its_own(edge: Edge) {
+        let mac = edge.enrolled("MAC-1").await;
+        let user = [
+            ("UserID", Value::from("501-EXAMPLE")),
+            ("UserShortName", "kim".into()),
+            ("Topic", crate::support::rows::TOPIC.into()),
+            ("Token", Value::Data(vec![9; 32])),
+            ("PushMagic", "user magic".into()),
+        ];
+        assert_eq!(mac.check_in("TokenUpdate", &user).await.status, 200);
+        let channel = edge.t.db.read().await.enrollment_by_apple_id("MAC-1:501-EXAMPLE").await.unwrap().unwrap();
+        assert!(channel.is_enabled());
+        assert_eq!(channel.parent_id, Some(mac.id().await));
+        let target = muster::service::commands::Targets::Enrollments(vec![channel.id]);
+        edge.command(target, json!({"type": "profiles"})).await.unwrap();
+        assert_eq!(mac.idle().await, None, "it is not for the device channel");
+        let poll = crate::support::edge::xml(&[
+            ("Status", "Idle".into()),
+            ("UDID", "MAC-1".into()),
+            ("UserID", "501-EXAMPLE".into()),
+        ]);
+        assert_eq!(mac.put("", poll).await.command().unwrap().request_type, "ProfileList");
+
+        mac.enroll().await;
+        let channel = edge.t.db.read().await.enrollment(channel.id).await.unwrap().unwrap();
+        assert_eq!(channel.state, "disabled", "the user's channel ends with the device's enrollment");
+    }
+
+    async fn a_bootstrap_token_is_escrowed_and_given_back(edge: Edge) {
+        let mac = edge.enrolled("MAC-1").await;
+        assert!(mac.check_in("GetBootstrapToken", &[]).await.body.is_empty());
+        let token = [("BootstrapToken", Value::Data(b"secret boot".to_vec()))];
+        assert_eq!(mac.check_in("SetBootstrapToken", &token).await.status, 200);
+        let answer = mac.check_in("GetBootstrapToken", &[]).await;
+        let value = plist::Value::from_reader_xml(&answer.body[..]).unwrap();
+        let value = value.as_dictionary().unwrap().get("BootstrapToken").unwrap();
+        assert_eq!(value.as_data(), Some(&b"secret boot"[..]));
+        assert_eq!(mac.check_in("SetBootstrapToken", &[]).await.status, 200);
+        assert!(mac.check_in("GetBootstrapToken", &[]).await.body.is_empty());
+    }
+
+    async fn what_is_not_there_says_so(edge: Edge) {
+        let mac = edge.enrolled("MAC-1").await;
+        assert_eq!(mac.check_in("DeclarativeManagement", &[("Endpoint", "tokens".into())]).await.status, 404);
+        assert_eq!(mac.check_in("GetToken", &[("TokenServiceType", "com.apple.maid".into())]).await.status, 404);
+        let user = [("UserID", Value::from("501")), ("UserShortName", "kim".into())];
+        assert_eq!(mac.check_in("UserAuthenticate", &user).await.status, 410);
+    }
+
+    async fn another_user_needs_an_approval(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let mut tx = edge.t.db.write().await;
+        let device = phone.device_id().await;
+        tx.set_device_owner(device, None, Some("Kim"), Some("kim@example.org"), edge.t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let (link, challenge) = link_for(&edge, "sam@example.org").await;
+        let certificate = edge.unrecorded_certificate("PHONE-1 again");
+        edge.record(&certificate, |row| row.challenge_id = Some(challenge)).await;
+        let mut again = phone.clone();
+        again.certificate = certificate;
+        assert_eq!(again.authenticate().await.status, 403);
+        assert_eq!(edge.t.audited().await.last().map(String::as_str), Some("enrollment.refused"));
+        assert_eq!(phone.finish_all().await, Vec::<String>::new(), "the active enrollment goes on");
+
+        let mut tx = edge.t.db.write().await;
+        tx.approve_reenrollment(phone.id().await, edge.t.now().plus(HOUR)).await.unwrap();
+        tx.commit().await.unwrap();
+        again.enroll().await;
+        let device = edge.t.db.read().await.device(device).await.unwrap().unwrap();
+        assert_eq!(device.user_email.as_deref(), Some("sam@example.org"));
+        let link = edge.t.db.read().await.link(link).await.unwrap().unwrap();
+        assert_eq!(link.uses_count, 1, "a use is counted at the first TokenUpdate");
+    }
+
+    async fn approval_may_be_asked_for_always(db: TestDb) {
+        let edge = Edge::with_devices(db, "reenroll = \"approve\"", "").await;
+        let phone = edge.enrolled("PHONE-1").await;
+        let again = edge.phone("PHONE-1").await;
+        assert_eq!(again.authenticate().await.status, 403);
+        assert_eq!(phone.authenticate().await.status, 200, "its own certificate is proof enough");
+    }
+}
+
+/// A link for a user, with a challenge of it.
+async fn link_for(edge: &Edge, email: &str) -> (muster::model::LinkId, muster::model::ChallengeId) {
+    let db = &edge.t.db;
+    let mut link = crate::support::rows::link(db, Some(5));
+    link.user_email = Some(email.to_owned());
+    let challenge = muster::store::NewChallenge {
+        id: db.id(muster::model::ChallengeId::new),
+        hash: db.digest(),
+        purpose: "link",
+        name: "link",
+        link_id: Some(link.id),
+        enrollment_id: None,
+        uses_allowed: 1,
+        created_by: "ci",
+        expires_at: db.now().plus(HOUR),
+    };
+    let mut tx = db.write().await;
+    tx.insert_link(&link).await.unwrap();
+    tx.insert_challenge(&challenge, db.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    (link.id, challenge.id)
+}

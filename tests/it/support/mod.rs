@@ -4,7 +4,7 @@ pub mod api;
 pub mod app;
 #[macro_use]
 pub mod db;
+pub mod edge;
 pub mod line;
 pub mod ready;
-pub mod edge;
 pub mod rows;

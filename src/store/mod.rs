@@ -48,7 +48,7 @@ pub use error::StoreError;
 pub use idempotency::Remembered;
 pub use jobs::JobRow;
 pub use links::{Challenge, Link, NewChallenge};
-pub use profiles::ProfileRow;
+pub use profiles::{ProfileFacts, ProfileFilter, ProfileRow};
 pub use push_certificates::{PushCertificateRow, PushRequestRow};
 pub use reports::{InventoryRow, NewReport, ReportRow};
 pub use tokens::TokenRow;

@@ -15,6 +15,7 @@ mod support;
 
 mod api_access;
 mod authorities;
+mod profiles;
 mod push_certificates;
 mod story_commands;
 mod story_enrollment;

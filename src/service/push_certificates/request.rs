@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::super::audit::Subject;
-use super::super::{Actor, App, Error, Fault};
+use super::super::{Actor, App, Error, Fault, idempotency};
 use crate::model::{PushRequestId, Timestamp};
 use crate::pki::push::{self, PUSH_KEY_BITS, Vendor};
 use crate::pki::{CertificateRequest, PrivateKey};
@@ -69,10 +69,15 @@ pub async fn request(app: &App, actor: &Actor, new: NewRequest) -> Result<Reques
     };
     let requested = signed(row.clone(), vendor.as_ref())?;
     let mut tx = app.store.begin_write().await?;
+    if let Some(id) = idempotency::earlier::<PushRequestId>(app, &mut tx, actor).await? {
+        let earlier = tx.push_request(id).await?.ok_or_else(|| not_found(id))?;
+        return signed(earlier, vendor.as_ref());
+    }
     tx.insert_push_request(&row).await?;
     let subject = Subject { kind: "push_request", id: &id.to_string() };
     let detail = json!({ "subject": csr.subject });
     app.audit(&mut tx, actor, "push_request.created", subject, &detail, now).await?;
+    idempotency::remember(app, &mut tx, actor, &id).await?;
     tx.commit().await?;
     Ok(requested)
 }

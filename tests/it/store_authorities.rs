@@ -4,7 +4,7 @@ use muster::model::CaId;
 use muster::store::{AuthorityRow, ServerCertificateRow};
 
 use crate::support::db::TestDb;
-use crate::support::rows::{DAY, MINUTE, device_ca};
+use crate::support::rows::{DAY, MINUTE, Phone, device_ca};
 
 /// A CA made elsewhere: accepted, but it issues nothing here.
 fn imported_ca(db: &TestDb) -> AuthorityRow {
@@ -65,6 +65,52 @@ both_databases! {
         assert!(!tx.retire_authority(imported.id, db.now()).await.unwrap(), "retired already");
         assert_eq!(tx.authorities("device").await.unwrap().len(), 1);
         assert_eq!(tx.authority(imported.id).await.unwrap().unwrap().retired_at, Some(db.now()));
+    }
+
+    async fn a_retired_ca_that_is_imported_again_is_found_and_restored(db: TestDb) {
+        let row = AuthorityRow { key_sealed: Some(b"key".to_vec()), ..imported_ca(&db) };
+        let mut tx = db.write().await;
+        tx.insert_authority(&row).await.unwrap();
+        tx.retire_authority(row.id, db.now()).await.unwrap();
+        let found = tx.authority_by_sha256("device", row.sha256).await.unwrap().unwrap();
+        assert_eq!((found.id, found.retired_at), (row.id, Some(db.now())));
+        assert!(tx.authority_by_sha256("tls", row.sha256).await.unwrap().is_none());
+        assert!(tx.authority_by_sha256("device", db.digest()).await.unwrap().is_none());
+
+        let again = AuthorityRow { name: "again".to_owned(), key_sealed: None, issues_elsewhere: false, ..row };
+        tx.restore_authority(&again).await.unwrap();
+        let back = tx.authority(row.id).await.unwrap().unwrap();
+        assert_eq!((back.name.as_str(), back.retired_at, back.issues_elsewhere), ("again", None, false));
+        assert_eq!(back.key_sealed.as_deref(), Some(&b"key"[..]), "the key that is known stays");
+    }
+
+    async fn another_device_ca_issues_from_now_on(db: TestDb) {
+        let (own, imported) = (device_ca(&db), imported_ca(&db));
+        let tls = AuthorityRow { purpose: "tls".to_owned(), ..device_ca(&db) };
+        let mut tx = db.write().await;
+        for row in [&own, &imported, &tls] {
+            tx.insert_authority(row).await.unwrap();
+        }
+        for _ in 0..2 {
+            tx.activate_authority(imported.id).await.unwrap();
+            assert_eq!(tx.authority(imported.id).await.unwrap().unwrap().slot.as_deref(), Some("active"));
+            assert_eq!(tx.authority(own.id).await.unwrap().unwrap().slot, None);
+            assert_eq!(tx.authority(tls.id).await.unwrap().unwrap().slot.as_deref(), Some("active"));
+        }
+        assert!(tx.retire_authority(own.id, db.now()).await.unwrap(), "it does not issue any more");
+    }
+
+    async fn the_devices_that_retiring_a_ca_would_lock_out_are_counted(db: TestDb) {
+        let (enabled, authenticated) =
+            (Phone::enrolled(&db, "UDID-1").await, Phone::authenticated(&db, "UDID-2").await);
+        let (ca, other) = (db.id(CaId::new), db.id(CaId::new));
+        let mut tx = db.write().await;
+        for (phone, by) in [(&enabled, ca), (&enabled, ca), (&enabled, other), (&authenticated, ca)] {
+            tx.put_pin(phone.id, db.digest(), Some(by), None, db.now()).await.unwrap();
+        }
+        assert_eq!(tx.count_pins_of_authority(ca).await.unwrap(), 1, "a device with two certificates counts once");
+        tx.revoke_pins(enabled.id, None, db.now()).await.unwrap();
+        assert_eq!(tx.count_pins_of_authority(ca).await.unwrap(), 0);
     }
 
     async fn a_server_certificate_is_renewed_by_one_of_two_processes(db: TestDb) {

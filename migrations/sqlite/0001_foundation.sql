@@ -91,7 +91,8 @@ CREATE TABLE enrollment_links (
     revoked_at      INTEGER
 ) STRICT;
 
--- SCEP challenges. Only the hash is kept. purpose: 'link', 'renewal' (of one device), 'api' (made for tools).
+-- SCEP challenges. Only the hash is kept. purpose: 'link', 'renewal' (of one device), 'return_to_service' (of one device
+-- that is wiped), 'api' (made for tools).
 CREATE TABLE challenges (
     id              BLOB    NOT NULL PRIMARY KEY,
     hash            BLOB    NOT NULL UNIQUE,

@@ -16,6 +16,7 @@ use crate::pki::{self, Authority, Certificate, PrivateKey};
 use crate::store::{AuthorityRow, Read, StoreError};
 
 pub use own::{Prepared, Renewed, ensure, ensure_with, renew_due};
+pub(super) use tls::{own_tls_identity, tls_root_on};
 pub use tls::{pages_identity, tls_identity, tls_root};
 
 /// The purpose of authorities whose certificates devices authenticate with.
@@ -99,15 +100,29 @@ pub async fn get(app: &App, id: CaId) -> Result<Listed, Error> {
 /// # Errors
 /// [`Error::Unavailable`] when there is none: [`ensure`] was not called.
 pub async fn issuing_authority(app: &App) -> Result<(CaId, Authority), Error> {
-    let mut read = app.store.begin_read().await?;
-    issuing(app, &mut read).await
+    let row = active(&mut app.store.begin_read().await?, DEVICE).await?.ok_or_else(none_issues)?;
+    Ok((row.id, authority_of(app, &row)?))
 }
 
-/// As [`issuing_authority`], on the caller's connection.
-pub(super) async fn issuing(app: &App, read: &mut Read) -> Result<(CaId, Authority), Error> {
-    let row = active(read, DEVICE).await?;
-    let row = row.ok_or_else(|| Error::Unavailable("there is no device CA that issues".to_owned()))?;
-    Ok((row.id, authority_of(app, &row)?))
+/// The certificate of the device CA that issues.
+///
+/// # Errors
+/// As [`issuing_authority`].
+pub async fn issuing_certificate(read: &mut Read) -> Result<(CaId, Certificate), Error> {
+    let row = active(read, DEVICE).await?.ok_or_else(none_issues)?;
+    let certificate = Certificate::from_der(&row.certificate);
+    Ok((row.id, certificate.map_err(|e| Error::Internal(format!("authority {}: {e}", row.id)))?))
+}
+
+/// The device CAs whose keys are here and that are not retired, the one that issues first.
+pub(super) async fn with_keys(app: &App) -> Result<Vec<(CaId, Authority)>, Error> {
+    let mut rows = app.store.begin_read().await?.authorities(DEVICE).await?;
+    rows.retain(|row| row.key_sealed.is_some());
+    rows.sort_by_key(|row| row.slot.is_none());
+    if rows.first().is_none_or(|row| row.slot.is_none()) {
+        return Err(none_issues());
+    }
+    rows.iter().map(|row| Ok((row.id, authority_of(app, row)?))).collect()
 }
 
 /// Accepts the certificates of another device CA, and perhaps issues from it.
@@ -307,6 +322,10 @@ fn name_of(name: &str, certificate: &Certificate) -> String {
     let name = name.trim();
     let name = if name.is_empty() { certificate.common_name.as_deref().unwrap_or(&certificate.subject) } else { name };
     name.chars().filter(|char| !char.is_control()).take(MAX_NAME).collect()
+}
+
+fn none_issues() -> Error {
+    Error::Unavailable("there is no device CA that issues".to_owned())
 }
 
 fn refused(detail: impl Into<String>) -> Error {

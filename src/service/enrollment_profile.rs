@@ -1,19 +1,55 @@
 //! Enrollment profiles: for a link, for a renewal, for a device that is wiped and returns to service.
+//!
+//! Each holds a challenge of its own. What the challenge is bound to decides later what its certificate may do: one of a
+//! link enrolls any device while the link has uses left, the others nothing but the one device that they were made for.
 
-use super::{App, Error};
-use crate::model::Timestamp;
-use crate::store::{Enrollment, Write};
+use std::sync::OnceLock;
+use std::time::Duration;
 
-/// The profile that renews the identity of an enrolled device.
+use super::{App, Error, authorities, enrollment, signing};
+use crate::config::DeviceTls;
+use crate::model::{ChallengeId, Secret, Timestamp};
+use crate::pki::{Certificate, challenge};
+use crate::protocol::enrollment_profile::{Template, Values};
+use crate::store::{Enrollment, Link, NewChallenge, Read, Write};
+
+/// The purpose of a challenge in the profile of a link.
+pub const LINK: &str = "link";
+/// The purpose of a challenge that renews the identity of one enrolled device.
+pub const RENEWAL: &str = "renewal";
+/// The purpose of a challenge by which one wiped device enrolls again by itself.
+pub const RETURN_TO_SERVICE: &str = "return_to_service";
+/// The purpose of a challenge that was made for profiles and tools from elsewhere.
+pub const API: &str = "api";
+
+/// How long a device that was told to wipe itself has for coming back, in days: it may be without a network for a while.
+const RETURN_DAYS: u64 = 30;
+
+/// What a challenge is bound to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NewChallengeFor<'a> {
+    /// Any device that enrolls by this link.
+    Link(&'a Link),
+    /// A renewal of this enrollment's identity.
+    Renewal(&'a Enrollment),
+    /// A new enrollment of the device that has this enrollment now.
+    ReturnToService(&'a Enrollment),
+}
+
+/// The profile that renews the identity of an enrolled device. It names the topic that the device is enrolled under,
+/// since that may not change.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
 pub async fn for_renewal(app: &App, tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<Vec<u8>, Error> {
-    let _ = (app, tx, enrollment, now);
-    Err(Error::Unavailable("enrollment profiles are not made yet".to_owned()))
+    let topic = enrollment.topic.clone();
+    let topic = topic.ok_or_else(|| Error::Unavailable("the device is not enrolled under any topic".to_owned()))?;
+    let lifetime = app.settings.scep.challenge_lifetime;
+    signed(app, tx, NewChallengeFor::Renewal(enrollment), &topic, lifetime, now).await
 }
 
-/// The profile by which a wiped device enrolls again by itself.
+/// The profile by which a wiped device enrolls again by itself, for the same user as before, whatever has become of the
+/// link that it once enrolled by.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
@@ -23,6 +59,118 @@ pub async fn for_return_to_service(
     enrollment: &Enrollment,
     now: Timestamp,
 ) -> Result<Vec<u8>, Error> {
-    let _ = (app, tx, enrollment, now);
-    Err(Error::Unavailable("enrollment profiles are not made yet".to_owned()))
+    let default = enrollment::usable_push_certificate(tx, now).await?.map(|row| row.topic);
+    let topic = default.or_else(|| enrollment.topic.clone());
+    let topic = topic.ok_or_else(|| Error::Unavailable("there is no push certificate to enroll under".to_owned()))?;
+    let lifetime = app.settings.scep.challenge_lifetime.max(Duration::from_secs(RETURN_DAYS * 86_400));
+    signed(app, tx, NewChallengeFor::ReturnToService(enrollment), &topic, lifetime, now).await
+}
+
+async fn signed(
+    app: &App,
+    tx: &mut Write,
+    bound_to: NewChallengeFor<'_>,
+    topic: &str,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Vec<u8>, Error> {
+    let prepared = prepare(app, tx).await?;
+    let challenge = make_challenge(app, tx, bound_to, lifetime, now).await?;
+    signing::sign(app, tx, &prepared.render(app, challenge, topic)).await
+}
+
+/// Makes a challenge for one certificate.
+pub(super) async fn make_challenge(
+    app: &App,
+    tx: &mut Write,
+    bound_to: NewChallengeFor<'_>,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Secret<String>, Error> {
+    let code = challenge::code(&*app.random);
+    let (purpose, name, link, device) = match bound_to {
+        NewChallengeFor::Link(link) => (LINK, link.name.as_str(), Some(link.id), None),
+        NewChallengeFor::Renewal(enrollment) => (RENEWAL, enrollment.apple_id.as_str(), None, Some(enrollment.id)),
+        NewChallengeFor::ReturnToService(enrollment) => {
+            (RETURN_TO_SERVICE, enrollment.apple_id.as_str(), None, Some(enrollment.id))
+        }
+    };
+    let new = NewChallenge {
+        id: ChallengeId::new(now, &*app.random),
+        hash: challenge::hash(code.expose()),
+        purpose,
+        name,
+        link_id: link,
+        enrollment_id: device,
+        uses_allowed: 1,
+        created_by: "server",
+        expires_at: now.plus(lifetime),
+    };
+    tx.insert_challenge(&new, now).await?;
+    Ok(code)
+}
+
+/// What every enrollment profile of this server has in common.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    /// The certificate that SCEP answers are signed with.
+    authority: Certificate,
+    /// What the device has to trust besides the public roots.
+    roots: Vec<Certificate>,
+}
+
+pub(super) async fn prepare(app: &App, read: &mut Read) -> Result<Prepared, Error> {
+    let (_, authority) = authorities::issuing_certificate(read).await?;
+    let roots = match app.settings.devices.tls {
+        DeviceTls::Own => vec![authorities::tls_root_on(read).await?],
+        DeviceTls::Files | DeviceTls::BehindProxy => Vec::new(),
+    };
+    Ok(Prepared { authority, roots })
+}
+
+impl Prepared {
+    /// An XML property list, not signed.
+    pub(super) fn render(&self, app: &App, challenge: Secret<String>, topic: &str) -> Vec<u8> {
+        let settings = &app.settings;
+        let mut uuid = [0; 16];
+        app.random.fill(&mut uuid);
+        let organization: String = settings.organization.name.chars().take(64).collect();
+        let values = Values {
+            identifier: settings.enrollment.profile_identifier.clone(),
+            display_name: settings.enrollment.display_name.clone(),
+            description: settings.enrollment.description.clone(),
+            organization: settings.organization.name.clone(),
+            uuid: uuid::Builder::from_random_bytes(uuid).into_uuid(),
+            scep_url: settings.pages_url().at("/scep"),
+            challenge,
+            subject: vec![("O".to_owned(), organization), ("CN".to_owned(), format!("Device {}", hex::encode(uuid)))],
+            ca_fingerprint: Some(self.authority.sha1().to_vec()),
+            topic: topic.to_owned(),
+            server_url: settings.public_url.at("/mdm"),
+            checkin_url: settings.public_url.at("/checkin"),
+            sign_message: settings.enrollment.sign_message,
+            access_rights: settings.enrollment.access_rights,
+            roots: self.roots.iter().map(|root| root.der().to_vec()).collect(),
+        };
+        template().render(&values)
+    }
+}
+
+/// The template that comes along, which a test reads.
+fn template() -> &'static Template {
+    static TEMPLATE: OnceLock<Template> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        #[expect(clippy::expect_used, reason = "a constant, and a test reads it")]
+        Template::parse(Template::STANDARD).expect("the template that comes along is one")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_that_comes_along_can_be_read() {
+        assert_eq!(*template(), Template::parse(Template::STANDARD).unwrap());
+    }
 }

@@ -65,6 +65,19 @@ impl Read {
         on!(self, fetch_optional, query_as("SELECT * FROM enrollment_links WHERE id = $1", id))
     }
 
+    /// At most `limit` links that were made before `before`, newest first.
+    pub async fn links(&mut self, before: Option<LinkId>, limit: i64) -> Result<Vec<Link>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM enrollment_links WHERE $1 IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+                before,
+                limit
+            )
+        )
+    }
+
     /// How many uses of a link are held by certificates that were issued and not yet counted.
     pub async fn reserved_uses(&mut self, id: LinkId, now: Timestamp) -> Result<i64, StoreError> {
         on!(
@@ -89,6 +102,11 @@ impl Read {
                 now
             )
         )
+    }
+
+    /// The challenge with this hash.
+    pub async fn challenge_by_hash(&mut self, hash: Sha256) -> Result<Option<Challenge>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM challenges WHERE hash = $1", hash))
     }
 
     /// The challenge with this id.

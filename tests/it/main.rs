@@ -15,11 +15,10 @@ mod support;
 
 mod api_access;
 mod authorities;
+mod enrollment_links;
 mod profiles;
 mod push_certificates;
-mod story_commands;
-mod story_enrollment;
-
+mod scep;
 mod store_authorities;
 mod store_certificates;
 mod store_commands;
@@ -35,3 +34,5 @@ mod store_reports;
 mod store_tokens;
 mod store_trouble;
 mod store_wakes;
+mod story_commands;
+mod story_enrollment;

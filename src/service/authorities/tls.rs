@@ -8,6 +8,7 @@ use super::own::SERVER;
 use super::{TLS, active};
 use crate::config::DeviceTls;
 use crate::pki::{Certificate, Identity};
+use crate::store::Read;
 
 /// A PEM file of more bytes than this is none.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -20,7 +21,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 pub async fn tls_identity(app: &App) -> Result<Option<Identity>, Error> {
     let devices = &app.settings.devices;
     match (devices.tls, &devices.tls_certificate, &devices.tls_key) {
-        (DeviceTls::Own, ..) => own(app).await.map(Some),
+        (DeviceTls::Own, ..) => own_tls_identity(app, &mut app.store.begin_read().await?).await.map(Some),
         (DeviceTls::Files, Some(certificate), Some(key)) => from_files(certificate, key).await.map(Some),
         (DeviceTls::Files, ..) => Err(Error::Internal("devices.tls is \"files\", and none are named".to_owned())),
         (DeviceTls::BehindProxy, ..) => Ok(None),
@@ -44,14 +45,19 @@ pub async fn pages_identity(app: &App) -> Result<Option<Identity>, Error> {
 /// # Errors
 /// [`Error::Unavailable`] when there is none.
 pub async fn tls_root(app: &App) -> Result<Certificate, Error> {
-    let mut read = app.store.begin_read().await?;
-    let row = active(&mut read, TLS).await?;
+    tls_root_on(&mut app.store.begin_read().await?).await
+}
+
+/// As [`tls_root`], on the caller's connection.
+pub(in crate::service) async fn tls_root_on(read: &mut Read) -> Result<Certificate, Error> {
+    let row = active(read, TLS).await?;
     let row = row.ok_or_else(|| Error::Unavailable("the server has no root for its own certificates".to_owned()))?;
     Certificate::from_der(&row.certificate).map_err(|e| Error::Internal(format!("authority {}: {e}", row.id)))
 }
 
-async fn own(app: &App) -> Result<Identity, Error> {
-    let row = app.store.begin_read().await?.server_certificate(SERVER).await?;
+/// The server's own certificate, whatever the listeners show.
+pub(in crate::service) async fn own_tls_identity(app: &App, read: &mut Read) -> Result<Identity, Error> {
+    let row = read.server_certificate(SERVER).await?;
     let row = row.ok_or_else(|| Error::Unavailable("the server has no certificate for its listeners".to_owned()))?;
     own_identity(app, &row.chain_pem, &row.key_sealed, SERVER)
 }

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::super::audit::Subject;
 use super::super::deliveries::{End, void_open};
 use super::super::device_identity::{Presented, issuing_record};
+use super::super::enrollment_profile::{RENEWAL, RETURN_TO_SERVICE};
 use super::super::{Actor, App, Error};
 use super::{Arrived, raw_context};
 use crate::config::Reenroll;
@@ -87,10 +88,17 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
         if matches!(meaning, Meaning::Again) {
             end_generation(&mut tx, id, presented, now).await?;
         }
-        let link = origin.link.as_ref();
-        tx.set_enrollment_origin(id, link.map(|l| l.id), origin.challenge.as_ref().map(|c| c.id)).await?;
-        let user = link.map(|l| (l.user_name.as_deref(), l.user_email.as_deref())).unwrap_or_default();
-        tx.set_device_owner(device, link.map(|l| l.id), user.0, user.1, now).await?;
+        let challenge = origin.challenge.as_ref().map(|c| c.id);
+        match existing.as_ref().filter(|e| is_return_to_service(e, &origin)) {
+            // It is the same device of the same user, whatever has become of the link.
+            Some(e) => tx.set_enrollment_origin(id, e.link_id, challenge).await?,
+            None => {
+                let link = origin.link.as_ref();
+                tx.set_enrollment_origin(id, link.map(|l| l.id), challenge).await?;
+                let user = link.map(|l| (l.user_name.as_deref(), l.user_email.as_deref())).unwrap_or_default();
+                tx.set_device_owner(device, link.map(|l| l.id), user.0, user.1, now).await?;
+            }
+        }
     }
     let detail = json!({
         "certificate": presented.sha256(),
@@ -174,7 +182,13 @@ async fn insert(
 /// The server itself sent a renewal of the profile to this device, and this is the answer.
 fn is_renewal(existing: &Enrollment, origin: &Origin) -> bool {
     existing.is_enabled()
-        && origin.challenge.as_ref().is_some_and(|c| c.purpose == "renewal" && c.enrollment_id == Some(existing.id))
+        && origin.challenge.as_ref().is_some_and(|c| c.purpose == RENEWAL && c.enrollment_id == Some(existing.id))
+}
+
+/// The server itself told this device to wipe itself and to come back, and here it is.
+fn is_return_to_service(existing: &Enrollment, origin: &Origin) -> bool {
+    let bound = origin.challenge.as_ref().filter(|c| c.purpose == RETURN_TO_SERVICE);
+    bound.is_some_and(|c| c.enrollment_id == Some(existing.id))
 }
 
 /// Whether an enrollment that is there may be replaced.
@@ -188,7 +202,11 @@ async fn allow_again(
 ) -> Result<(), Error> {
     // The same certificate again: the same device, beyond doubt.
     let pinned = tx.pin(existing.id, presented.sha256()).await?.is_some_and(|pin| pin.revoked_at.is_none());
-    if pinned || !existing.is_enabled() || existing.reenroll_approved_until.is_some_and(|until| now < until) {
+    if pinned
+        || is_return_to_service(existing, origin)
+        || !existing.is_enabled()
+        || existing.reenroll_approved_until.is_some_and(|until| now < until)
+    {
         return Ok(());
     }
     let asks = "; approve it in the device's page or by POST /api/v1/devices/{id}/approve-reenrollment";

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod app;
+pub mod applicant;
 #[macro_use]
 pub mod db;
 pub mod edge;

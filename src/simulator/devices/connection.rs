@@ -78,12 +78,11 @@ impl Phone {
             }
             connection.comes_again = status == ReportStatus::NotNow;
             if self.options.quirks.silent_renewal && matches!(then, Then::Renew(_)) {
-                next = self.poll().await?;
-            } else {
-                next = self.report(&command, status, members.clone()).await?;
-                if self.chance(self.options.manner.repeated_percent) {
-                    self.report(&command, status, members).await?;
-                }
+                break;
+            }
+            next = self.report(&command, status, members.clone()).await?;
+            if self.chance(self.options.manner.repeated_percent) {
+                self.report(&command, status, members).await?;
             }
             connection.done.push(Done { uuid: command.uuid, request_type: command.request_type, status });
             if self.follow(then).await? {

@@ -2,6 +2,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+
 use super::error::PhoneError;
 use crate::pki::PrivateKey;
 
@@ -43,6 +45,26 @@ impl KeySource {
     }
 }
 
+impl KeySource {
+    /// Makes the keys of devices 1 to `count` that a directory does not hold yet, on all cores; `done` is told the number
+    /// of each. Nothing to do for other sources.
+    ///
+    /// # Errors
+    /// As [`KeySource::key`].
+    pub async fn prepare(&self, count: usize, bits: u32, done: impl Fn(usize)) -> Result<(), PhoneError> {
+        if !matches!(self, Self::Directory(_)) {
+            return Ok(());
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let made = (1..=count).map(|number| async move { self.key(number, bits).await.map(|_| number) });
+        let mut made = futures_util::stream::iter(made).buffer_unordered(cores);
+        while let Some(number) = made.next().await {
+            done(number?);
+        }
+        Ok(())
+    }
+}
+
 async fn generate(bits: u32) -> Result<PrivateKey, PhoneError> {
     let made = tokio::task::spawn_blocking(move || PrivateKey::generate_rsa(bits)).await;
     Ok(made.map_err(|error| PhoneError::Internal(error.to_string()))??)
@@ -79,6 +101,8 @@ mod tests {
         let again = source.key(3, 1024).await.unwrap();
         assert_eq!(made.public_key_sha256().unwrap(), again.public_key_sha256().unwrap());
         std::fs::write(directory.path().join("keys/device-00004.pem"), "nothing").unwrap();
+        source.prepare(3, 1024, |_| ()).await.unwrap();
+        assert_eq!(std::fs::read_dir(directory.path().join("keys")).unwrap().count(), 4);
         assert!(source.key(4, 1024).await.unwrap_err().to_string().contains("device-00004.pem"));
     }
 }

@@ -140,6 +140,10 @@ impl Line {
         Self { client, backend }
     }
 
+    pub(super) const fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
     /// Begins a request.
     pub(super) fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, PhoneError> {
         let Some(backend) = &self.backend else { return Ok(self.client.request(method, url.clone())) };

@@ -9,6 +9,7 @@ mod enrollment;
 mod error;
 mod facts;
 mod fault;
+pub mod fleet;
 mod handset;
 mod keys;
 mod line;
@@ -33,3 +34,6 @@ pub use line::{Answer, Authentication, HeaderForm};
 pub use phone::{Environment, Phone, PhoneOptions};
 pub use profile::{Payload, ProfileFile};
 pub use wakes::WakeService;
+
+#[cfg(test)]
+mod tests;

@@ -146,7 +146,8 @@ impl Phone {
     /// # Errors
     /// [`PhoneError::Unreachable`]; every status is an answer.
     pub async fn open_page(&self, link: &Url) -> Result<Answer, PhoneError> {
-        self.browse(link).await.map(|(_, answer)| answer)
+        let browser = self.line(&self.options.page_trust, None)?;
+        browse(&browser, link).await.map(|(_, answer)| answer)
     }
 
     /// Fetches the profile behind an enrollment link: the link's own answer, or what its page points to.
@@ -154,14 +155,15 @@ impl Phone {
     /// # Errors
     /// A status other than 200, a page without a link to a profile, a profile under another media type.
     pub async fn fetch_profile(&self, link: &Url) -> Result<Vec<u8>, PhoneError> {
-        let (place, page) = self.browse(link).await?;
+        let browser = self.line(&self.options.page_trust, None)?;
+        let (place, page) = browse(&browser, link).await?;
         let page = page.expect_ok("open the enrollment link")?;
         if page.media_type() == PROFILE_TYPE {
             return Ok(page.body);
         }
         let target = profile_link(&place, &String::from_utf8_lossy(&page.body))
             .ok_or_else(|| PhoneError::protocol("open the enrollment link", "the page has no link to a profile"))?;
-        let (_, answer) = self.browse(&target).await?;
+        let (_, answer) = browse(&browser, &target).await?;
         let answer = answer.expect_ok("fetch the profile")?;
         if answer.media_type() != PROFILE_TYPE {
             let reason = format!("the media type is {:?}; expected {PROFILE_TYPE}", answer.media_type());
@@ -259,6 +261,16 @@ impl Phone {
         }
     }
 
+    /// An HTTP client that shows the device's identity in TLS, where the options say so: for requests that no device
+    /// would send.
+    ///
+    /// # Errors
+    /// [`PhoneError::NotReady`] without a certificate.
+    pub fn http_client(&self) -> Result<reqwest::Client, PhoneError> {
+        let own = self.enrolled()?.own.as_ref().ok_or(PhoneError::NotReady("there is no certificate yet"))?;
+        Ok(own.0.client().clone())
+    }
+
     /// Closes all connections: the next request makes a new one.
     ///
     /// # Errors
@@ -305,25 +317,25 @@ impl Phone {
         };
         Trust::Roots(before.iter().chain(&profile.roots).cloned().collect())
     }
+}
 
-    async fn browse(&self, link: &Url) -> Result<(Url, Answer), PhoneError> {
-        let line = self.line(&self.options.page_trust, None)?;
-        let mut place = link.clone();
-        for _ in 0..=MAX_REDIRECTIONS {
-            let request = line.request(Method::GET, &place)?.header(USER_AGENT, BROWSER);
-            let answer = line.send("open a page", request).await?;
-            let target = answer.headers.get(LOCATION).map(HeaderValue::to_str);
-            match (answer.status, target) {
-                (301 | 302 | 303 | 307 | 308, Some(Ok(target))) => {
-                    place = place
-                        .join(target)
-                        .map_err(|_| PhoneError::protocol("open a page", "redirected to what is no URL"))?;
-                }
-                _ => return Ok((place, answer)),
+/// Opens a page and follows redirections; tells where it ended.
+async fn browse(browser: &Line, link: &Url) -> Result<(Url, Answer), PhoneError> {
+    const STEP: &str = "open a page";
+    let mut place = link.clone();
+    for _ in 0..=MAX_REDIRECTIONS {
+        let request = browser.request(Method::GET, &place)?.header(USER_AGENT, BROWSER);
+        let answer = browser.send(STEP, request).await?;
+        let target = answer.headers.get(LOCATION).map(HeaderValue::to_str);
+        match (answer.status, target) {
+            (301 | 302 | 303 | 307 | 308, Some(Ok(target))) => {
+                let joined = place.join(target);
+                place = joined.map_err(|_| PhoneError::protocol(STEP, "redirected to what is no URL"))?;
             }
+            _ => return Ok((place, answer)),
         }
-        Err(PhoneError::protocol("open a page", "redirected too often"))
     }
+    Err(PhoneError::protocol(STEP, "redirected too often"))
 }
 
 /// The link of a page that leads to a profile.

@@ -53,7 +53,7 @@ both_databases! {
         for n in 0..60u64 {
             let (db, names) = (db.clone(), n.to_string());
             let request = tokio::spawn(async move { two_devices(&db.store, &db, &names).await });
-            tokio::time::sleep(Duration::from_micros(n * 50)).await;
+            tokio::time::sleep(Duration::from_micros(n * 200)).await;
             request.abort();
             let _ = request.await;
         }

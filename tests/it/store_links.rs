@@ -40,6 +40,21 @@ both_databases! {
         assert!(matches!(db.write().await.insert_link(&twin).await, Err(StoreError::Conflict(_))));
     }
 
+    async fn links_are_listed_newest_first_page_by_page(db: TestDb) {
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            ids.insert(0, made(&db, &link(&db, None)).await);
+            db.clock.advance(MINUTE);
+        }
+        let mut read = db.read().await;
+        let mut page = async |before, limit| {
+            read.links(before, limit).await.unwrap().iter().map(|l| l.id).collect::<Vec<_>>()
+        };
+        assert_eq!(page(None, 10).await, ids);
+        assert_eq!(page(None, 2).await, ids[..2]);
+        assert_eq!(page(Some(ids[1]), 2).await, ids[2..]);
+    }
+
     async fn a_link_ends_once(db: TestDb) {
         let id = made(&db, &link(&db, None)).await;
         let mut tx = db.write().await;
@@ -64,6 +79,7 @@ both_databases! {
         assert_eq!((id, purpose.as_str(), enrollment_id), (new.id, "renewal", new.enrollment_id));
         assert_eq!((uses_allowed, uses_count, counted_at), (2, 0, None));
         assert_eq!(tx.challenge(new.id).await.unwrap().unwrap().hash, new.hash);
+        assert_eq!(tx.challenge_by_hash(new.hash).await.unwrap().unwrap().id, new.id);
         assert!(tx.challenge_for_update(db.digest()).await.unwrap().is_none());
     }
 

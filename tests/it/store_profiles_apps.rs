@@ -1,7 +1,7 @@
 //! Profiles, apps and packages: edited under a revision, packages in chunks.
 
 use muster::model::{AppId, PackageId, ProfileId};
-use muster::store::{AppRow, PackageRow, ProfileRow, StoreError};
+use muster::store::{AppRow, PackageRow, ProfileFilter, ProfileRow, StoreError};
 
 use crate::support::db::TestDb;
 use crate::support::rows::{DAY, MINUTE};
@@ -68,6 +68,36 @@ both_databases! {
         assert!(tx.profile(db.id(ProfileId::new)).await.unwrap().is_none());
         let twin = ProfileRow { id: db.id(ProfileId::new), ..row };
         assert!(matches!(tx.insert_profile(&twin).await, Err(StoreError::Conflict(_))));
+    }
+
+    async fn profiles_are_listed_newest_first_page_by_page(db: TestDb) {
+        let mut rows = Vec::new();
+        let mut tx = db.write().await;
+        for (identifier, types) in [
+            ("org.example.wifi", r#"["com.apple.wifi.managed","com.apple.mail.managed"]"#),
+            ("org.example.mail", r#"["com.apple.mail.managed"]"#),
+            ("org.example.more", r#"["com.apple.mail.managed.more"]"#),
+        ] {
+            let row = ProfileRow { identifier: identifier.to_owned(), payload_types: types.to_owned(), ..profile(&db) };
+            tx.insert_profile(&row).await.unwrap();
+            rows.insert(0, row.facts());
+            db.clock.advance(MINUTE);
+        }
+        let all = ProfileFilter::default();
+        assert_eq!(tx.profiles(&all, None, 10).await.unwrap(), rows);
+        assert_eq!(tx.profiles(&all, None, 2).await.unwrap(), rows[..2]);
+        assert_eq!(tx.profiles(&all, Some(rows[1].id), 2).await.unwrap(), rows[2..]);
+
+        let mail = ProfileFilter { payload_type: Some("com.apple.mail.managed".to_owned()), identifier: None };
+        assert_eq!(tx.profiles(&mail, None, 10).await.unwrap(), rows[1..], "whole types only");
+        let one = ProfileFilter { identifier: Some("org.example.mail".to_owned()), ..mail };
+        assert_eq!(tx.profiles(&one, None, 10).await.unwrap(), rows[1..2]);
+        assert!(tx.profiles(&one, Some(rows[2].id), 10).await.unwrap().is_empty());
+
+        assert_eq!(tx.profile_facts(rows[0].id).await.unwrap().as_ref(), Some(&rows[0]));
+        assert!(tx.profile_facts(db.id(ProfileId::new)).await.unwrap().is_none());
+        assert_eq!(tx.profile_by_identifier("org.example.wifi").await.unwrap(), Some(rows[2].id));
+        assert!(tx.profile_by_identifier("org.example").await.unwrap().is_none());
     }
 
     async fn of_two_edits_of_one_revision_the_first_wins(db: TestDb) {

@@ -142,15 +142,20 @@ impl Store {
         }
     }
 
+    /// The migrations of this version.
+    pub(super) const fn migrator(&self) -> &'static Migrator {
+        match &self.db {
+            Db::Sqlite { .. } => &SQLITE_MIGRATIONS,
+            Db::Postgres(_) => &POSTGRES_MIGRATIONS,
+        }
+    }
+
     /// How many migrations of this version the database lacks.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn pending_migrations(&self) -> Result<usize, StoreError> {
-        let known = match &self.db {
-            Db::Sqlite { .. } => SQLITE_MIGRATIONS.iter().count(),
-            Db::Postgres(_) => POSTGRES_MIGRATIONS.iter().count(),
-        };
+        let known = self.migrator().iter().count();
         let mut read = self.begin_read().await?;
         let applied: Result<i64, StoreError> =
             on!(read, fetch_one, query_scalar("SELECT COUNT(*) FROM _sqlx_migrations WHERE success = TRUE"));

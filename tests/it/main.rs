@@ -25,6 +25,7 @@ mod store_commands;
 mod store_devices;
 mod store_enrollments;
 mod store_fleet;
+mod store_inspect;
 mod store_jobs;
 mod store_links;
 mod store_migrations;

@@ -33,6 +33,12 @@ pub enum Error {
     /// The domain refused.
     #[error("{0}")]
     Service(#[from] service::Error),
+    /// It would have spoiled something, or made no sense; nothing was done.
+    #[error("{0}")]
+    Refused(String),
+    /// `muster doctor` found faults; they were shown.
+    #[error("muster doctor: {0} failed")]
+    Faults(usize),
     /// Nothing could be written where the output goes.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),

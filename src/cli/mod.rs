@@ -4,13 +4,18 @@
 //! first.
 
 mod completions;
+mod doctor;
 mod error;
+mod init;
+mod migrate;
 pub mod open;
+mod openapi;
 mod serve;
 pub mod server;
 mod settings;
 mod system;
 mod telemetry;
+mod token;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -33,8 +38,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make an installation: settings, master key, database, authorities, a first admin token.
+    Init(init::Arguments),
     /// Run the server.
     Serve(serve::Arguments),
+    /// Bring the database's tables up to this version.
+    Migrate(migrate::Arguments),
+    /// Make, list and end tokens for the API.
+    Token(token::Arguments),
+    /// Check an installation: a line for each thing, and what to do about it.
+    Doctor(doctor::Arguments),
+    /// Print the API's description, OpenAPI 3.1.
+    Openapi,
     /// Print the completions of a shell.
     Completions(completions::Arguments),
 }
@@ -51,7 +66,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let outcome = match cli.command {
+        Command::Init(arguments) => init::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Openapi => openapi::run(),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match outcome {

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -28,10 +29,28 @@ impl Network {
         }
     }
 
+    /// How many leading bits all addresses of the range have in common: up to 32, or 128 for IPv6.
+    #[must_use]
+    pub const fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// Whether these are IPv4 addresses.
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.address.is_ipv4()
+    }
+
     /// Whether the range holds every address of its kind: then trusting it is trusting everyone.
     #[must_use]
     pub const fn is_everything(&self) -> bool {
         self.prefix == 0
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 

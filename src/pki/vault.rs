@@ -109,6 +109,12 @@ impl Vault {
         self.active.0
     }
 
+    /// Whether the key of this id is in the ring.
+    #[must_use]
+    pub fn knows(&self, id: &[u8]) -> bool {
+        std::iter::once(&self.active).chain(&self.older).any(|(known, _)| known == id)
+    }
+
     /// Seals `plaintext` for the place that `context` names.
     ///
     /// # Errors
@@ -192,6 +198,7 @@ mod tests {
         let sealed = Vault::new(key(1), vec![]).seal(&random, "c", b"x").unwrap();
         let rotated = Vault::new(key(2), vec![key(1)]);
         assert!(!rotated.is_current(&sealed));
+        assert!(rotated.knows(&key(1).id()) && rotated.knows(&key(2).id()) && !rotated.knows(&key(3).id()));
         assert_eq!(rotated.open("c", &sealed).unwrap().expose(), b"x");
         assert!(rotated.is_current(&rotated.seal(&random, "c", b"x").unwrap()));
         let missing = Vault::new(key(2), vec![]).open("c", &sealed).unwrap_err();

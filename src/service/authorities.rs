@@ -15,7 +15,7 @@ use crate::model::{CaId, Secret, Timestamp};
 use crate::pki::{self, Authority, Certificate, PrivateKey};
 use crate::store::{AuthorityRow, Read, StoreError};
 
-pub use own::{Prepared, Renewed, ensure, ensure_with, renew_due};
+pub use own::{Prepared, Renewed, SERVER, ensure, ensure_with, renew_due};
 pub(super) use tls::{own_tls_identity, tls_root_on};
 pub use tls::{pages_identity, tls_identity, tls_root};
 

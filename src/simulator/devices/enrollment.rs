@@ -235,4 +235,32 @@ mod tests {
         assert!(first.check_update(&more).unwrap_err().text.contains("rights"));
         assert!(first.check_update(&moved).unwrap_err().text.contains("ServerURL"));
     }
+
+    #[test]
+    fn the_servers_template_is_one() {
+        use crate::protocol::enrollment_profile::{Template, Values};
+        let url = |path: &str| format!("https://mdm.example.org{path}");
+        let values = Values {
+            identifier: "org.example.enrollment".to_owned(),
+            display_name: "Example".to_owned(),
+            description: "Example".to_owned(),
+            organization: "Example".to_owned(),
+            uuid: uuid::Uuid::nil(),
+            scep_url: url("/scep"),
+            challenge: Secret::new("challenge".to_owned()),
+            subject: vec![("CN".to_owned(), "device".to_owned()), ("O".to_owned(), "Example".to_owned())],
+            ca_fingerprint: Some(vec![7; 20]),
+            topic: "com.apple.mgmt.External.1".to_owned(),
+            server_url: url("/mdm"),
+            checkin_url: url("/checkin"),
+            sign_message: true,
+            access_rights: 8191,
+            roots: Vec::new(),
+        };
+        let enrollment = read(&Template::parse(Template::STANDARD).unwrap().render(&values)).unwrap();
+        assert_eq!(enrollment.scep.subject, values.subject);
+        assert_eq!(enrollment.scep.challenge, Some(values.challenge));
+        assert_eq!(enrollment.mdm.check_in.as_str(), values.checkin_url);
+        assert_eq!((enrollment.mdm.sign_message, enrollment.mdm.access_rights), (true, 8191));
+    }
 }

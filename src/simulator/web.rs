@@ -1,9 +1,11 @@
 //! HTTP clients for simulated devices.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::time_provider::TimeProvider;
@@ -32,13 +34,15 @@ pub(super) fn plain_client() -> Result<reqwest::Client, String> {
         .map_err(|error| error.to_string())?
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    build(config)
+    build(config, None)
 }
 
-/// A client that believes the servers in `trust` and shows `identity` to those that ask for a certificate.
+/// A client that believes the servers in `trust` and shows `identity` to those that ask for a certificate. It connects
+/// to `connect_to`, if that is given, whatever host name a URL has.
 pub(super) fn client(
     trust: &Trust,
     identity: Option<&Identity>,
+    connect_to: Option<SocketAddr>,
     clock: &Arc<dyn Clock>,
 ) -> Result<reqwest::Client, String> {
     let builder = ClientConfig::builder_with_details(provider(), Arc::new(ModelTime(Arc::clone(clock))))
@@ -61,11 +65,15 @@ pub(super) fn client(
             .with_client_auth_cert(identity.rustls_chain(), identity.rustls_key())
             .map_err(|error| error.to_string())?,
     };
-    build(config)
+    build(config, connect_to)
 }
 
-fn build(config: ClientConfig) -> Result<reqwest::Client, String> {
-    reqwest::Client::builder()
+fn build(config: ClientConfig, connect_to: Option<SocketAddr>) -> Result<reqwest::Client, String> {
+    let mut builder = reqwest::Client::builder();
+    if let Some(address) = connect_to {
+        builder = builder.dns_resolver(Arc::new(Always(address)));
+    }
+    builder
         .use_preconfigured_tls(config)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -78,6 +86,16 @@ fn build(config: ClientConfig) -> Result<reqwest::Client, String> {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Knows one address for every name. Its port counts where a URL names none.
+struct Always(SocketAddr);
+
+impl Resolve for Always {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let addresses: Addrs = Box::new(std::iter::once(self.0));
+        Box::pin(std::future::ready(Ok(addresses)))
+    }
 }
 
 /// The model's clock, for the validity of certificates.

@@ -1,6 +1,7 @@
 //! A simulated iPhone: a [`Handset`] with its connections. Each step of an enrollment can be taken by itself.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,9 @@ pub struct PhoneOptions {
     pub authentication: Authentication,
     /// Send every request here, whatever host its URL names: a server behind a proxy that ends TLS.
     pub backend: Option<Url>,
+    /// Connect to this address, whatever host name a URL has, and to this port where the URL names none. TLS and Host
+    /// still go by the name: for a server whose name is in no DNS.
+    pub connect_to: Option<SocketAddr>,
     /// What is odd about its messages.
     pub quirks: Quirks,
     /// What it does with commands.
@@ -67,6 +71,7 @@ impl Default for PhoneOptions {
             page_trust: Trust::Roots(Vec::new()),
             authentication: Authentication::AsProfileSays,
             backend: None,
+            connect_to: None,
             quirks: Quirks::default(),
             manner: Manner::PROMPT,
         }
@@ -305,7 +310,8 @@ impl Phone {
     }
 
     fn line(&self, trust: &Trust, identity: Option<&pki::Identity>) -> Result<Line, PhoneError> {
-        let client = web::client(trust, identity, &self.environment.clock).map_err(PhoneError::Internal)?;
+        let client = web::client(trust, identity, self.options.connect_to, &self.environment.clock)
+            .map_err(PhoneError::Internal)?;
         Ok(Line::new(client, self.options.backend.clone()))
     }
 

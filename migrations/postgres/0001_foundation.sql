@@ -355,6 +355,9 @@ CREATE TABLE apps (
     name            TEXT    NOT NULL,
     bundle_id       TEXT,
     version         TEXT,
+    -- Of a package, beside its CFBundleVersion: what people see, and the least version of the system.
+    display_version TEXT,
+    minimum_os      TEXT,
     store_id        BIGINT,
     manifest_url    TEXT,
     package_id      UUID,
@@ -363,8 +366,10 @@ CREATE TABLE apps (
     created_by      TEXT    NOT NULL,
     updated_at      BIGINT  NOT NULL
 );
+CREATE INDEX apps_by_package ON apps (package_id) WHERE package_id IS NOT NULL;
 
--- Packages are kept in the database, in chunks, so that any server process can serve them.
+-- Packages are kept in the database, in chunks, so that any server process can serve them. One without ready_at is
+-- being uploaded or taken away; its whole size counts from the beginning.
 CREATE TABLE packages (
     id              UUID    NOT NULL PRIMARY KEY,
     slug            TEXT    NOT NULL UNIQUE,
@@ -380,6 +385,8 @@ CREATE TABLE package_chunks (
     bytes           BYTEA   NOT NULL,
     PRIMARY KEY (package_id, number)
 );
+-- Packages are compressed already.
+ALTER TABLE package_chunks ALTER COLUMN bytes SET STORAGE EXTERNAL;
 
 -- Who did what to what; written in the transaction of the change itself.
 CREATE TABLE audit (

@@ -355,6 +355,9 @@ CREATE TABLE apps (
     name            TEXT    NOT NULL,
     bundle_id       TEXT,
     version         TEXT,
+    -- Of a package, beside its CFBundleVersion: what people see, and the least version of the system.
+    display_version TEXT,
+    minimum_os      TEXT,
     store_id        INTEGER,
     manifest_url    TEXT,
     package_id      BLOB,
@@ -363,8 +366,10 @@ CREATE TABLE apps (
     created_by      TEXT    NOT NULL,
     updated_at      INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX apps_by_package ON apps (package_id) WHERE package_id IS NOT NULL;
 
--- Packages are kept in the database, in chunks, so that any server process can serve them.
+-- Packages are kept in the database, in chunks, so that any server process can serve them. One without ready_at is
+-- being uploaded or taken away; its whole size counts from the beginning.
 CREATE TABLE packages (
     id              BLOB    NOT NULL PRIMARY KEY,
     slug            TEXT    NOT NULL UNIQUE,

@@ -54,7 +54,7 @@ section! {
         /// The URL that devices use, https: a host, and perhaps a port. It is written into the enrollment profile, and
         /// devices that are enrolled never accept another one: choose a name that will last.
         public_url: PublicUrl = Required("\"https://mdm.example.org\""),
-        /// The directory of the database, the master key and the packages of apps.
+        /// The directory of the database and the master key; uploads lie there until they are complete.
         data_dir: PathBuf = Default("\"data\""),
     }
 }
@@ -286,10 +286,8 @@ section! {
 }
 
 section! {
-    /// Uploaded apps.
+    /// Uploaded apps. They are kept in the database; while one is uploaded, it takes as much room in `data_dir` as well.
     Apps = "apps" {
-        /// Where packages are kept, relative to `data_dir`. Several servers on one database need it shared.
-        directory: DataPath = Default("\"packages\""),
         /// The largest package.
         max_package_size: Size = Default("\"4GiB\""),
         /// What all packages may take together.
@@ -344,7 +342,7 @@ section! {
 pub struct Settings {
     /// The URL that devices use.
     pub public_url: PublicUrl,
-    /// The directory of the database, the master key and the packages.
+    /// The directory of the database and the master key, and of uploads until they are complete.
     pub data_dir: PathBuf,
     /// What people are told.
     pub organization: Organization,
@@ -368,7 +366,7 @@ pub struct Settings {
     pub push: Push,
     /// The MDM vendor certificate.
     pub vendor: Vendor,
-    /// Uploaded apps.
+    /// Uploaded apps. They are kept in the database; while one is uploaded, it takes as much room in `data_dir` as well.
     pub apps: Apps,
     /// The log.
     pub log: Log,

@@ -10,6 +10,7 @@ pub mod listener;
 pub mod mdm;
 pub mod metrics;
 pub mod observe;
+pub mod packages;
 pub mod page;
 pub mod problem;
 pub mod request_id;

@@ -29,6 +29,36 @@ impl Sha256 {
     }
 }
 
+/// Makes the digest of what comes in pieces.
+pub struct Sha256Pieces(aws_lc_rs::digest::Context);
+
+impl Default for Sha256Pieces {
+    fn default() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
+    }
+}
+
+impl Sha256Pieces {
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all pieces.
+    #[must_use]
+    pub fn finish(self) -> Sha256 {
+        let mut out = [0; 32];
+        out.copy_from_slice(self.0.finish().as_ref());
+        Sha256(out)
+    }
+}
+
+impl fmt::Debug for Sha256Pieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sha256Pieces")
+    }
+}
+
 impl fmt::Display for Sha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.hex())
@@ -44,5 +74,19 @@ impl fmt::Debug for Sha256 {
 impl Serialize for Sha256 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_make_the_digest_of_the_whole() {
+        let mut pieces = Sha256Pieces::default();
+        for piece in [b"a".as_slice(), b"", b"bc"] {
+            pieces.add(piece);
+        }
+        assert_eq!(pieces.finish(), Sha256::of(b"abc"));
     }
 }

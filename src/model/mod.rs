@@ -15,7 +15,7 @@ mod timestamp;
 
 pub use clock::{Clock, ManualClock};
 pub use command::{DeliveryState, ReportStatus, Resend, Transition};
-pub use digest::Sha256;
+pub use digest::{Sha256, Sha256Pieces};
 pub use enrollment::{AppleId, EnrollmentKind, Platform, SHARED_IPAD_USER};
 pub use id::{
     AppId, AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, JobId, LinkId, PackageId, ProfileId,

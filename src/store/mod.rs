@@ -36,7 +36,7 @@ mod reports;
 mod tokens;
 mod wakes;
 
-pub use apps::{AppRow, PackageRow};
+pub use apps::{AppFilter, AppRow, PackageRow};
 pub use audit::AuditRow;
 pub use authorities::{AuthorityRow, ServerCertificateRow};
 pub use certificates::{CertificateRow, IdentityRow, PinRow};

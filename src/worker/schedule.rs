@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{App, Error, commands, renewal, wakes};
+use crate::service::{App, Error, apps, commands, renewal, wakes};
 
 /// How often times of "last seen" are written, and how much of them a crash can lose.
 const SEEN: Duration = Duration::from_secs(5);
@@ -73,5 +73,6 @@ async fn housekeeping(app: &App) -> Result<(), Error> {
     tx.delete_old_idempotency(now.minus(IDEMPOTENCY)).await?;
     tx.delete_expired_challenges(now.minus(CHALLENGES)).await?;
     tx.commit().await?;
+    apps::remove_abandoned(app).await?;
     Ok(())
 }

@@ -14,6 +14,7 @@
 mod support;
 
 mod api_access;
+mod apps;
 mod authorities;
 mod enrollment_links;
 mod profiles;

@@ -33,6 +33,8 @@ fn app(db: &TestDb, package: Option<PackageId>) -> AppRow {
         name: "Notes".to_owned(),
         bundle_id: Some("org.example.notes".to_owned()),
         version: Some("1.0".to_owned()),
+        display_version: None,
+        minimum_os: None,
         store_id: Some(361_309_726),
         manifest_url: None,
         package_id: package,
@@ -129,7 +131,7 @@ both_databases! {
     }
 
     async fn a_package_is_served_only_when_it_is_complete(db: TestDb) {
-        let row = package(&db, "slug");
+        let row = PackageRow { size_bytes: 6, ..package(&db, "slug") };
         let owner = app(&db, Some(row.id));
         let mut tx = db.write().await;
         tx.insert_package(&row).await.unwrap();
@@ -140,7 +142,7 @@ both_databases! {
         assert!(tx.package_by_slug("slug").await.unwrap().is_none());
 
         let digest = db.digest();
-        tx.finish_package(row.id, digest, db.now()).await.unwrap();
+        assert!(tx.finish_package(row.id, digest, db.now()).await.unwrap());
         tx.insert_app(&owner).await.unwrap();
         let served = tx.package_by_slug("slug").await.unwrap().unwrap();
         assert_eq!((served.id, served.size_bytes, served.chunk_bytes), (row.id, 6, 4));
@@ -160,7 +162,7 @@ both_databases! {
     }
 
     async fn abandoned_uploads_are_found_and_forgotten(db: TestDb) {
-        let (abandoned, complete) = (package(&db, "a"), package(&db, "b"));
+        let (abandoned, complete) = (package(&db, "a"), PackageRow { size_bytes: 4, ..package(&db, "b") });
         let mut tx = db.write().await;
         for row in [&abandoned, &complete] {
             tx.insert_package(row).await.unwrap();
@@ -170,10 +172,32 @@ both_databases! {
         db.clock.advance(DAY);
         tx.insert_package(&package(&db, "under way")).await.unwrap();
         assert_eq!(tx.abandoned_packages(db.now()).await.unwrap(), [abandoned.id]);
-        tx.delete_package(abandoned.id).await.unwrap();
+        while tx.delete_package_part(abandoned.id, 1).await.unwrap() {}
         assert!(tx.package(abandoned.id).await.unwrap().is_none());
         assert!(tx.package_chunk(abandoned.id, 0).await.unwrap().is_none());
         assert!(tx.package(complete.id).await.unwrap().is_some());
         assert_eq!(tx.package_bytes().await.unwrap(), 4);
+
+        // One that is not served any more may be taken away at once.
+        tx.retire_package(complete.id).await.unwrap();
+        assert!(tx.package_by_slug("b").await.unwrap().is_none());
+        assert_eq!(tx.abandoned_packages(db.now().minus(30 * DAY)).await.unwrap(), [complete.id]);
+    }
+
+    async fn a_package_goes_in_parts(db: TestDb) {
+        let row = package(&db, "slug");
+        let mut tx = db.write().await;
+        tx.insert_package(&row).await.unwrap();
+        for number in 0..3 {
+            tx.insert_package_chunk(row.id, number, b"abcd").await.unwrap();
+        }
+        assert!(tx.delete_package_part(row.id, 2).await.unwrap());
+        assert!(tx.package_chunk(row.id, 1).await.unwrap().is_none());
+        assert!(tx.package_chunk(row.id, 2).await.unwrap().is_some());
+        assert!(tx.delete_package_part(row.id, 2).await.unwrap());
+        assert!(tx.package(row.id).await.unwrap().is_some());
+        assert!(!tx.delete_package_part(row.id, 2).await.unwrap());
+        assert!(tx.package(row.id).await.unwrap().is_none());
+        assert!(!tx.finish_package(row.id, db.digest(), db.now()).await.unwrap());
     }
 }

@@ -12,6 +12,8 @@ pub mod metrics;
 pub mod observe;
 pub mod packages;
 pub mod page;
+pub mod pages;
+pub mod pki;
 pub mod problem;
 pub mod request_id;
 pub mod tls;

@@ -10,6 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use futures_util::FutureExt;
 use http::Method;
+use http::request::Parts;
 use tokio::time::Instant;
 use tracing::{Instrument, Level};
 
@@ -26,6 +27,17 @@ const FREQUENT_ROUTES: &[&str] = &["/mdm", "/checkin", "/healthz", "/readyz", "/
 /// The address that a request came from, behind trusted proxies too. In the request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
+
+/// The address that a request came from: as it was observed, or, for routes that nobody observes, as the connection
+/// tells it.
+#[must_use]
+pub fn client_address(parts: &Parts, proxies: &Proxies) -> IpAddr {
+    if let Some(ClientAddress(address)) = parts.extensions.get() {
+        return *address;
+    }
+    let peer = Connection::of(&parts.extensions).map(|connection| connection.peer.ip());
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| proxies.client_address(peer, &parts.headers))
+}
 
 /// What the watching of requests needs.
 #[derive(Clone)]

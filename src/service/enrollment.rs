@@ -16,7 +16,7 @@ use crate::pki::challenge;
 use crate::store::{Link, Read};
 
 pub(super) use open::usable_push_certificate;
-pub use open::{LinkError, LinkPage, open_link, profile_for_link};
+pub use open::{LinkError, LinkPage, normalized_code, open_link, profile_for_link};
 pub use qr::{png, svg};
 
 /// Longest name of a link and of a user, in characters.

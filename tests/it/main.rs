@@ -17,6 +17,7 @@ mod api_access;
 mod apps;
 mod authorities;
 mod enrollment_links;
+mod http_enrollment;
 mod profiles;
 mod push_certificates;
 mod scep;

@@ -1,5 +1,7 @@
 //! What a person who opens a link gets.
 
+use std::time::Duration;
+
 use super::super::{App, Error, enrollment_profile, signing};
 use super::LinkState;
 use crate::model::{Secret, Timestamp};
@@ -28,6 +30,8 @@ pub struct LinkPage {
     pub expires_at: Option<Timestamp>,
     /// Apple's bits of what the server may do with the device.
     pub access_rights: u32,
+    /// How long a profile can be installed after it was fetched.
+    pub profile_lifetime: Duration,
     /// Whether devices can enroll now: not before the server has a push certificate.
     pub ready: bool,
 }
@@ -81,6 +85,7 @@ pub async fn open_link(app: &App, code: &str) -> Result<LinkPage, LinkError> {
         user_name: link.user_name,
         expires_at: link.expires_at,
         access_rights: settings.enrollment.access_rights,
+        profile_lifetime: settings.scep.challenge_lifetime,
         ready: usable_push_certificate(&mut read, now).await?.is_some(),
     })
 }
@@ -103,6 +108,17 @@ pub async fn profile_for_link(app: &App, code: &str) -> Result<Vec<u8>, LinkErro
     let challenge = open_challenge(app, &link, now).await?;
     let content = prepared.render(app, challenge, &push.topic);
     Ok(signer.sign(&content, now)?)
+}
+
+/// The code as it was made, from what somebody typed: in any case of letters, with spaces or hyphens between groups.
+#[must_use]
+pub fn normalized_code(code: &str) -> Option<Secret<String>> {
+    if code.len() > MAX_CODE {
+        return None;
+    }
+    let kept = code.chars().filter(|char| !char.is_whitespace() && *char != '-');
+    let code: String = kept.map(|char| char.to_ascii_lowercase()).collect();
+    (!code.is_empty()).then(|| Secret::new(code))
 }
 
 /// The default push certificate, if devices can be pushed to with it now.
@@ -134,7 +150,7 @@ async fn open_challenge(app: &App, link: &Link, now: Timestamp) -> Result<Secret
 }
 
 async fn find(read: &mut Read, code: &str) -> Result<Link, LinkError> {
-    let code = normalized(code).ok_or(LinkError::Unknown)?;
+    let code = normalized_code(code).ok_or(LinkError::Unknown)?;
     read.link_by_code(challenge::hash(code.expose())).await?.ok_or(LinkError::Unknown)
 }
 
@@ -147,16 +163,6 @@ fn require_open(link: &Link, now: Timestamp) -> Result<(), LinkError> {
     }
 }
 
-/// The code as it was made, from what somebody typed: in any case of letters, with spaces or hyphens between groups.
-fn normalized(code: &str) -> Option<Secret<String>> {
-    if code.len() > MAX_CODE {
-        return None;
-    }
-    let kept = code.chars().filter(|char| !char.is_whitespace() && *char != '-');
-    let code: String = kept.map(|char| char.to_ascii_lowercase()).collect();
-    (!code.is_empty()).then(|| Secret::new(code))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,8 +170,12 @@ mod tests {
     #[test]
     fn a_code_is_read_however_it_was_typed() {
         for typed in ["abcd2345", "ABCD2345", " abcd-2345 ", "ab cd 23 45"] {
-            assert_eq!(normalized(typed).unwrap().expose(), "abcd2345");
+            assert_eq!(normalized_code(typed).unwrap().expose(), "abcd2345");
         }
-        assert!(normalized("").is_none() && normalized(" - ").is_none() && normalized(&"a".repeat(200)).is_none());
+        assert!(
+            normalized_code("").is_none()
+                && normalized_code(" - ").is_none()
+                && normalized_code(&"a".repeat(200)).is_none()
+        );
     }
 }

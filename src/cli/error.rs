@@ -30,6 +30,15 @@ pub enum Error {
     /// The push service's endpoint or roots cannot be used.
     #[error("{0}")]
     Push(String),
+    /// A file cannot be written.
+    #[error("{0}")]
+    Files(String),
+    /// The simulator cannot do what it was asked to.
+    #[error("{0}")]
+    Simulator(String),
+    /// The demo did not go as it should.
+    #[error("{0}")]
+    Demo(String),
     /// The domain refused.
     #[error("{0}")]
     Service(#[from] service::Error),

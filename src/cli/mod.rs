@@ -4,6 +4,7 @@
 //! first.
 
 mod completions;
+mod demo;
 mod doctor;
 mod error;
 mod init;
@@ -13,12 +14,16 @@ mod openapi;
 mod serve;
 pub mod server;
 mod settings;
+mod simulate;
 mod system;
 mod telemetry;
 mod token;
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +47,11 @@ enum Command {
     Init(init::Arguments),
     /// Run the server.
     Serve(serve::Arguments),
+    /// Show the whole job on this machine: a server, a fake APNs, and simulated iPhones.
+    Demo(demo::Arguments),
+    /// Simulate devices, or Apple's push service, against any server.
+    #[command(subcommand)]
+    Simulate(simulate::Command),
     /// Bring the database's tables up to this version.
     Migrate(migrate::Arguments),
     /// Make, list and end tokens for the API.
@@ -68,6 +78,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Command::Init(arguments) => init::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Simulate(command) => simulate::run(&command),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
@@ -81,6 +93,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+/// Writes a file that only its owner may read. What is there is replaced only when `replace` says so.
+fn secret_file(path: &Path, text: &str, replace: bool) -> Result<(), Error> {
+    let cannot = |e: std::io::Error| Error::Files(format!("cannot write {}: {e}", path.display()));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).mode(0o600);
+    if replace {
+        options.create(true).truncate(true);
+    } else {
+        options.create_new(true);
+    }
+    let mut file = options.open(path).map_err(cannot)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(cannot)
 }
 
 /// Runs asynchronous work on all cores to its end.

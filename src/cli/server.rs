@@ -162,8 +162,9 @@ impl Server {
 
 /// The routes of pages, SCEP and packages.
 fn page_routes(app: &App, metrics: &Metrics) -> Router {
-    let _ = (app, metrics);
-    Router::new()
+    web::pages::router(app.clone(), metrics.clone())
+        .merge(web::pki::router(app.clone(), metrics.clone()))
+        .merge(web::packages::router(app.clone()))
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Error> {

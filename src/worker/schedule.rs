@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{App, Error, apps, commands, renewal, wakes};
+use crate::service::{App, Error, apps, authorities, commands, renewal, wakes};
 
 /// How often times of "last seen" are written, and how much of them a crash can lose.
 const SEEN: Duration = Duration::from_secs(5);
@@ -68,6 +68,7 @@ async fn sync(app: &App) -> Result<(), Error> {
 
 async fn housekeeping(app: &App) -> Result<(), Error> {
     renewal::renew_identities(app).await?;
+    authorities::renew_due(app).await?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     tx.delete_old_idempotency(now.minus(IDEMPOTENCY)).await?;

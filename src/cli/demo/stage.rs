@@ -1,0 +1,128 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::super::{Error, SystemClock, SystemRandomness};
+use super::client::Client;
+use crate::simulator::apns::FakeApns;
+use crate::simulator::devices::fleet::{self, Event, FleetOptions, Summary, What};
+use crate::simulator::devices::{Environment, KeySource, PhoneOptions, Trust, WakeService};
+
+/// The size of a device's key, in bits.
+const KEY_BITS: u32 = 2048;
+/// How long a stage may take at most.
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// What the story is played with.
+pub(super) struct Stage {
+    pub(super) client: Client,
+    pub(super) apns: FakeApns,
+    pub(super) count: usize,
+    pub(super) keys: PathBuf,
+    pub(super) push_pem: String,
+}
+
+/// How far the devices are.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    profiles: AtomicUsize,
+    certificates: AtomicUsize,
+    enrolled: AtomicUsize,
+    failed: AtomicUsize,
+    pub(super) woken: AtomicUsize,
+}
+
+/// A bar for a stage of `count` devices.
+pub(super) fn bar(count: usize, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX));
+    if let Ok(style) = ProgressStyle::with_template("{msg:22} {bar:40} {pos}/{len}  {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(what.to_owned());
+    bar
+}
+
+impl Stage {
+    /// Makes the devices' keys, lets them enroll from `link`, and returns when all have.
+    pub(super) async fn enroll(
+        &self,
+        link: Url,
+        stop: CancellationToken,
+    ) -> Result<(JoinHandle<Summary>, Arc<Counts>), Error> {
+        let keys = KeySource::Directory(self.keys.clone());
+        let making = bar(self.count, "device keys");
+        keys.prepare(self.count, KEY_BITS, |_| making.inc(1)).await.map_err(|e| Error::Demo(e.to_string()))?;
+        making.finish();
+
+        let counts = Arc::new(Counts::default());
+        let seen = Arc::clone(&counts);
+        let options = FleetOptions {
+            count: self.count,
+            phone: PhoneOptions { page_trust: Trust::Anyone, ..PhoneOptions::default() },
+            ..FleetOptions::default()
+        };
+        let environment = Environment {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandomness),
+            keys,
+            wakes: WakeService::Local(self.apns.clone()),
+        };
+        let progress = Arc::new(move |event: &Event| seen.note(event));
+        let fleet = tokio::spawn(fleet::run(options, environment, link, progress, stop));
+        for (what, counter) in [
+            ("signed profile read", &counts.profiles),
+            ("certificate by SCEP", &counts.certificates),
+            ("enrolled", &counts.enrolled),
+        ] {
+            self.wait(what, counter, &counts.failed).await?;
+        }
+        Ok((fleet, counts))
+    }
+
+    async fn wait(&self, what: &str, counter: &AtomicUsize, failed: &AtomicUsize) -> Result<(), Error> {
+        let bar = bar(self.count, what);
+        let all = async {
+            loop {
+                let reached = counter.load(Ordering::SeqCst);
+                bar.set_position(u64::try_from(reached).unwrap_or(u64::MAX));
+                if reached + failed.load(Ordering::SeqCst) >= self.count {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(PATIENCE, all).await.is_ok();
+        bar.finish();
+        match failed.load(Ordering::SeqCst) {
+            0 if in_time => Ok(()),
+            0 => Err(Error::Demo(format!("{what}: not all devices came so far in {} s", PATIENCE.as_secs()))),
+            failed => Err(Error::Demo(format!("{failed} devices could not enroll; try --log info"))),
+        }
+    }
+}
+
+impl Counts {
+    fn note(&self, event: &Event) {
+        let counter = match &event.what {
+            What::ProfileRead => &self.profiles,
+            What::CertificateIssued => &self.certificates,
+            What::Enrolled => &self.enrolled,
+            What::Woken => &self.woken,
+            What::EnrollmentFailed(error) => {
+                let _ = std::io::Write::write_fmt(
+                    &mut anstream::stderr(),
+                    format_args!("{}: {error}\n", event.serial_number),
+                );
+                &self.failed
+            }
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+}

@@ -1,6 +1,6 @@
 # The commands of everyday work. `make help` lists them.
 
-.PHONY: help build test lint deny
+.PHONY: help build demo test interop lint deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -9,8 +9,15 @@ build: ## the program, for production: target/release/muster
 	@scripts/check-toolchain
 	cargo build --locked --release
 
+demo: ## the whole job on this machine; ARGS=--once ends by itself
+	@scripts/check-toolchain
+	@cargo run --locked --quiet -- demo $(ARGS)
+
 test: ## every test, on SQLite and PostgreSQL; ARGS go to cargo test
 	@scripts/test $(ARGS)
+
+interop: ## proof by programs that were not written here
+	@scripts/interop
 
 lint: ## format, clippy and the scripts' syntax
 	@scripts/lint

@@ -1,10 +1,13 @@
 """A device that shares no code with the server: from the enrollment link to a lock that is answered.
 
-    device.py LINK [--wait-for REQUEST_TYPE] [--directory DIR]
+    device.py LINK [--wait-for REQUEST_TYPE] [--directory DIR] [--identity CERTIFICATE KEY] [--enrolled UDID]
 
 It opens the link, has OpenSSL verify the profile's signature, obtains a certificate by SCEP, trusts from then on only
 what the profile brought, enrolls over mutual TLS with an Mdm-Signature made by OpenSSL, and answers commands until one
 of the awaited type is done. Every property list is read by Python's plistlib.
+
+With --identity it uses a certificate that another program obtained; with --enrolled it is a device that enrolled before
+and only polls.
 """
 
 import argparse
@@ -60,14 +63,17 @@ def payload(profile, kind):
 
 
 class Device:
-    def __init__(self, profile, trusted, directory):
+    def __init__(self, profile, trusted, directory, udid=None, identity=None):
         self.directory = directory
         self.mdm = payload(profile, "com.apple.mdm")
-        self.udid = str(uuid.uuid4()).upper()
+        self.udid = udid or str(uuid.uuid4()).upper()
         # Only what the profile brought is trusted from here on.
         self.context = ssl.create_default_context(cafile=str(trusted) if trusted else None)
-        self.certificate_file, self.key_file = directory / "device.pem", directory / "device.key"
-        self.get_certificate(payload(profile, "com.apple.security.scep")["PayloadContent"])
+        if identity:
+            self.certificate_file, self.key_file = identity
+        else:
+            self.certificate_file, self.key_file = directory / "device.pem", directory / "device.key"
+            self.get_certificate(payload(profile, "com.apple.security.scep")["PayloadContent"])
         self.context.load_cert_chain(self.certificate_file, self.key_file)
         url = urllib.parse.urlsplit(self.mdm["ServerURL"])
         self.path = url.path
@@ -164,6 +170,8 @@ def main():
     arguments.add_argument("--seconds", type=int, default=60)
     arguments.add_argument("--directory", type=pathlib.Path)
     arguments.add_argument("--udid-file", type=pathlib.Path)
+    arguments.add_argument("--identity", type=pathlib.Path, nargs=2)
+    arguments.add_argument("--enrolled", metavar="UDID")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.directory or pathlib.Path(temporary)
@@ -173,14 +181,18 @@ def main():
         headers, der = fetch(options.link + "/profile")
         assert headers["Content-Type"] == "application/x-apple-aspen-config", headers["Content-Type"]
         profile, trusted = open_profile(der, directory)
-        device = Device(profile, trusted, directory)
-        device.enroll()
-        first = device.connect()
-        assert first == ["DeviceInformation", "SecurityInfo"], first
-        print(f"enrolled {device.udid}", flush=True)
+        device = Device(profile, trusted, directory, options.enrolled, options.identity)
+        if not options.enrolled:
+            device.enroll()
+            first = device.connect()
+            assert first == ["DeviceInformation", "SecurityInfo"], first
+            print(f"enrolled {device.udid}", flush=True)
         if options.udid_file:
             options.udid_file.write_text(device.udid)
         for _ in range(options.seconds):
+            if options.wait_for == "nothing":
+                device.connect()
+                return
             if options.wait_for in device.connect():
                 print(f"answered {options.wait_for}")
                 return

@@ -3,8 +3,9 @@
 use muster::model::{Secret, SeededRandomness};
 use muster::pki::authority::make_device_ca;
 use muster::pki::chain::{self, Purpose};
-use muster::service::Error;
+use muster::pki::profile;
 use muster::service::authorities::{self, Import, Renewed};
+use muster::service::{Error, signing};
 
 use crate::support::db::TestDb;
 use crate::support::ready::{Ready, SCHOOL, prepared, rsa};
@@ -145,5 +146,47 @@ both_databases! {
             assert!(error.to_string().contains(expected), "{error}");
         }
         assert_eq!(authorities::list(&t.app).await.unwrap().len(), 2);
+    }
+
+    async fn the_settings_choose_who_signs_profiles(t: Ready) {
+        let own = authorities::tls_identity(&t.app).await.unwrap().unwrap();
+        let files = t.directory.path();
+        std::fs::write(files.join("chain.pem"), own.chain_pem()).unwrap();
+        std::fs::write(files.join("key.pem"), own.key.to_pem().expose()).unwrap();
+        let of_files = format!(
+            "[devices]\ntls = \"files\"\ntls_certificate = {:?}\ntls_key = {:?}\n",
+            files.join("chain.pem"),
+            files.join("key.pem")
+        );
+        let behind_proxy = "[devices]\ntls = \"behind_proxy\"\n[proxy]\ntrusted = [\"127.0.0.1\"]\n";
+        for (devices, signing, by_tls, with_root) in [
+            ("", "auto", false, true),
+            ("", "own", false, true),
+            ("", "tls", true, true),
+            (&*of_files, "tls", true, false),
+            // A certificate in files that no public root is above: devices would show its signature as unknown.
+            (&*of_files, "auto", false, true),
+            (behind_proxy, "auto", false, true),
+        ] {
+            let process = t.second_process(&format!("{devices}[profiles]\nsigning = \"{signing}\"\n")).await;
+            let mut read = process.db.read().await;
+            let signed = signing::sign(&process.app, &mut read, b"<plist/>").await.unwrap();
+            let opened = profile::open(&signed).unwrap();
+            let signer = opened.signer.unwrap();
+            assert_eq!(signer == own.certificate, by_tls, "{devices}{signing}");
+            assert_eq!(opened.certificates.len(), 1 + usize::from(with_root), "{devices}{signing}");
+            let root = authorities::tls_root(&process.app).await.unwrap();
+            chain::verify_for(Purpose::Signing, &signer, &[], &[root], t.now(), NO_GRACE).unwrap();
+        }
+        let nothing = t.second_process(&format!("{behind_proxy}[profiles]\nsigning = \"tls\"\n")).await;
+        let mut read = nothing.db.read().await;
+        let error = signing::sign(&nothing.app, &mut read, b"<plist/>").await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        assert!(authorities::tls_identity(&nothing.app).await.unwrap().is_none());
+
+        std::fs::remove_file(files.join("key.pem")).unwrap();
+        let broken = t.second_process(&of_files).await;
+        let error = authorities::tls_identity(&broken.app).await.unwrap_err();
+        assert!(error.to_string().contains("key.pem"), "{error}");
     }
 }

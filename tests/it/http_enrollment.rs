@@ -186,6 +186,7 @@ both_databases! {
     async fn a_code_can_be_typed(t: Ready) {
         let routes = routes(&t);
         let form = get(&routes, "/enroll").await;
+        assert_eq!(get(&routes, "/enroll/").await.body, form.body);
         assert!(form.status == 200 && form.text().contains("<form method=\"post\" action=\"/enroll\">"));
         let (_, code) = link(&t, None).await;
         let typed = format!("code={}+{}", code[..16].to_uppercase(), &code[16..]);

@@ -39,3 +39,4 @@ mod store_trouble;
 mod store_wakes;
 mod story_commands;
 mod story_enrollment;
+mod story_identity;

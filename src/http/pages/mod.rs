@@ -52,6 +52,7 @@ pub fn router(app: App, metrics: Metrics) -> Router {
     let proxies = Arc::new(Proxies::from(&app.settings.proxy));
     Router::new()
         .route("/enroll", get(ask).post(code_entered))
+        .route("/enroll/", get(ask).post(code_entered))
         .route("/enroll/{code}", get(link))
         .route("/enroll/{code}/profile", get(profile))
         .with_state(Pages { app, metrics, proxies, limiter })

@@ -1,0 +1,186 @@
+//! Identities from the link to the renewal: SCEP and the device edge together.
+
+use muster::model::{Role, Secret};
+use muster::pki::Certificate;
+use muster::pki::authority::make_device_ca;
+use muster::service::authorities::{self, Import};
+use muster::service::enrollment::{self, CreatedLink, NewLink, profile_for_link};
+use muster::service::renewal::renew_identities;
+use muster::service::{enrollment_profile, scep};
+use plist::Value;
+use serde_json::json;
+
+use crate::support::app::actor;
+use crate::support::applicant::{Applicant, challenge, issued, opened};
+use crate::support::db::{Fixture, TestDb};
+use crate::support::edge::{Edge, Phone, YEAR};
+use crate::support::ready::{Ready, prepared, rsa};
+use crate::support::rows::{DAY, TOPIC};
+
+/// The device edge of a server that issues.
+struct Story {
+    edge: Edge,
+    ready: Ready,
+}
+
+impl Fixture for Story {
+    async fn on(db: TestDb) -> Self {
+        Self::with(db, "").await
+    }
+}
+
+/// A server where nobody enrolls again without an approval.
+struct Strict(Story);
+
+impl Fixture for Strict {
+    async fn on(db: TestDb) -> Self {
+        Self(Story::with(db, "reenroll = \"approve\"").await)
+    }
+}
+
+impl Story {
+    async fn with(db: TestDb, devices: &str) -> Self {
+        let edge = Edge::with_devices(db, devices, "").await;
+        let ready = Ready { test: edge.t.clone(), admin: actor(Role::Admin) };
+        authorities::ensure_with(&ready.app, prepared()).await.unwrap();
+        let ca = make_device_ca(&rsa(0), "CA with a key", "", ready.now(), &*ready.db.random).unwrap();
+        let import = Import {
+            name: String::new(),
+            certificate: ca.certificate.der().to_vec(),
+            key: Some(Secret::new(ca.key.pkcs8_der().expose().clone())),
+            password: None,
+            issues_elsewhere: false,
+            activate: true,
+        };
+        authorities::import(&ready.app, &ready.admin, import).await.unwrap();
+        ready.put_push_certificate(2 * YEAR).await;
+        Self { edge, ready }
+    }
+
+    async fn link(&self) -> CreatedLink {
+        let new = NewLink {
+            name: "reception".to_owned(),
+            uses: Some(1),
+            user_email: Some("desk@example.org".to_owned()),
+            ..NewLink::default()
+        };
+        enrollment::create_link(&self.ready.app, &self.ready.admin, new).await.unwrap()
+    }
+
+    fn phone(&self, udid: &str, certificate: Certificate) -> Phone {
+        Phone { edge: self.edge.clone(), udid: udid.to_owned(), certificate }
+    }
+
+    /// A phone that enrolled by a link with the key 2.
+    async fn enrolled(&self, udid: &str) -> (Phone, CreatedLink) {
+        let link = self.link().await;
+        let code = link.url.expose().rsplit('/').next().unwrap().to_owned();
+        let profile = opened(&profile_for_link(&self.ready.app, &code).await.unwrap());
+        assert!(profile.roots.is_empty(), "behind a proxy the TLS certificate is not ours");
+        let certificate = issued(Applicant::new(&self.ready, 2).ask(&self.ready, &challenge(&profile)).await);
+        let phone = self.phone(udid, certificate);
+        phone.enroll().await;
+        phone.finish_all().await;
+        (phone, link)
+    }
+}
+
+/// The challenge in a profile that a command brings.
+fn brought(payload: &Value) -> String {
+    let profile = opened(payload.as_data().unwrap());
+    assert_eq!(profile.mdm.topic, TOPIC);
+    challenge(&profile)
+}
+
+both_databases! {
+    async fn a_use_counts_when_the_device_has_enrolled(s: Story) {
+        let (phone, link) = s.enrolled("PHONE-1").await;
+        let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();
+        assert_eq!((view.link.uses_count, view.reserved, view.state.as_str()), (1, 0, "used_up"));
+        let device = s.ready.db.read().await.device(phone.device_id().await).await.unwrap().unwrap();
+        assert_eq!((device.user_email.as_deref(), device.link_id), (Some("desk@example.org"), Some(view.link.id)));
+        phone.token_update(None).await;
+        let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();
+        assert_eq!(view.link.uses_count, 1);
+    }
+
+    async fn a_wiped_device_returns_to_service_as_the_same_users(s: Strict) {
+        let s = s.0;
+        let (old, link) = s.enrolled("PHONE-1").await;
+        enrollment::revoke_link(&s.ready.app, &s.ready.admin, link.link.link.id).await.unwrap();
+        let wipe = old.ask(json!({"type": "wipe", "return_to_service": {"enabled": true}})).await;
+        let command = old.idle().await.unwrap();
+        let back = command.payload.get("ReturnToService").unwrap().as_dictionary().unwrap();
+        let code = brought(back.get("MDMProfileData").unwrap());
+
+        s.ready.db.clock.advance(7 * DAY);
+        let certificate = issued(Applicant::new(&s.ready, 3).ask(&s.ready, &code).await);
+        let stranger = s.phone("PHONE-2", certificate.clone());
+        assert_eq!(stranger.authenticate().await.status, 403, "it is for this one device");
+        let new = s.phone("PHONE-1", certificate);
+        new.enroll().await;
+        assert!(!new.finish_all().await.contains(&"EraseDevice".to_owned()), "not wiped again");
+        assert_eq!(new.states(wipe).await.last().map(String::as_str), Some("presumed_done"));
+
+        let enrollment = new.enrollment().await;
+        assert_eq!((enrollment.generation, enrollment.link_id), (2, Some(link.link.link.id)));
+        let device = s.ready.db.read().await.device(enrollment.device_id).await.unwrap().unwrap();
+        assert_eq!(device.user_email.as_deref(), Some("desk@example.org"));
+        let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();
+        assert_eq!(view.link.uses_count, 1, "the link is not used once more");
+        assert_eq!(old.token_update(None).await.status, 403);
+        let other = s.phone("PHONE-1", s.edge.certificate("another").await);
+        assert_eq!(other.authenticate().await.status, 403, "others need an approval still");
+    }
+
+    async fn an_identity_is_renewed_by_the_server_before_it_ends(s: Story) {
+        let (mut phone, _) = s.enrolled("PHONE-1").await;
+        s.ready.db.clock.advance(YEAR / 2);
+        assert_eq!(renew_identities(&s.ready.app).await.unwrap(), 0);
+        s.ready.db.clock.advance(YEAR / 4);
+        assert_eq!(renew_identities(&s.ready.app).await.unwrap(), 1);
+        assert_eq!(renew_identities(&s.ready.app).await.unwrap(), 0, "one is under way");
+        let waiting = phone.ask_apps().await;
+        let command = loop {
+            let command = phone.idle().await.unwrap();
+            if command.request_type == "InstallProfile" {
+                break command;
+            }
+            phone.acknowledge(&command).await;
+        };
+        let code = brought(command.payload.get("Payload").unwrap());
+        phone.certificate = issued(Applicant::new(&s.ready, 3).ask(&s.ready, &code).await);
+        // Some clients send the two messages, and never report the command.
+        phone.enroll().await;
+        let enrollment = phone.enrollment().await;
+        assert_eq!((enrollment.generation, enrollment.token_tally), (1, 2));
+        assert!(s.ready.audited().await.contains(&"identity.renewed".to_owned()));
+        phone.finish_all().await;
+        assert_eq!(phone.states(waiting).await.last().map(String::as_str), Some("acknowledged"));
+        assert_eq!(renew_identities(&s.ready.app).await.unwrap(), 0);
+    }
+
+    async fn a_renewal_by_scep_alone_is_let_in_at_its_first_use(s: Story) {
+        let (mut phone, _) = s.enrolled("PHONE-1").await;
+        let applicant = Applicant::new(&s.ready, 2);
+        phone.certificate = issued(applicant.renew(&s.ready, &phone.certificate, 3).await);
+        assert_eq!(phone.idle().await, None);
+        assert_eq!(phone.enrollment().await.generation, 1);
+        let stranger = s.phone("PHONE-2", phone.certificate.clone());
+        assert_eq!(stranger.authenticate().await.status, 403);
+    }
+
+    async fn a_removed_device_does_not_come_back_by_an_earlier_profile(s: Story) {
+        let (phone, _) = s.enrolled("PHONE-1").await;
+        let mut tx = s.ready.db.write().await;
+        let row = phone.enrollment().await;
+        let profile = enrollment_profile::for_return_to_service(&s.ready.app, &mut tx, &row, s.ready.now()).await;
+        tx.close_enrollment(row.id, "removed", s.ready.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let code = challenge(&opened(&profile.unwrap()));
+        let ca = scep::ca_certificate(&s.ready.app).await.unwrap();
+        let exchange = Applicant::new(&s.ready, 3).message(&s.ready, &ca, Some(&code));
+        let answered = scep::pki_operation(&s.ready.app, exchange.message, None).await.unwrap();
+        assert_eq!(answered.outcome, scep::Outcome::Refused);
+    }
+}

@@ -40,3 +40,4 @@ mod store_wakes;
 mod story_commands;
 mod story_enrollment;
 mod story_identity;
+mod story_simulator;

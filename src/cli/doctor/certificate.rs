@@ -3,20 +3,14 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
-use rustls::crypto::aws_lc_rs;
-use rustls_pki_types::{ServerName, UnixTime};
 
 use super::files::mode;
 use super::finding::Report;
 use super::{day, until};
 use crate::model::Timestamp;
-use crate::pki::identity::rustls_certificate;
 use crate::pki::{Certificate, Identity};
+use crate::service::signing;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest life that Apple's devices accept of a TLS certificate under a root that a profile or a person
@@ -87,41 +81,22 @@ pub(super) fn check(
 }
 
 /// Whether devices trust it without anything installed; if not, whether it is short-lived enough for a root that is.
-pub(super) fn trust(report: &mut Report, check: &'static str, identity: &Identity, host: &str, now: Timestamp) {
-    let why = match publicly_trusted(identity, host, now) {
-        Ok(()) => return report.ok(check, "publicly trusted"),
-        Err(why) => why,
-    };
+pub(super) fn trust(report: &mut Report, check: &'static str, identity: &Identity, now: Timestamp) {
+    if signing::is_publicly_trusted(identity, now) {
+        report.ok(check, "publicly trusted");
+        return;
+    }
     let certificate = &identity.certificate;
     let life = certificate.not_after.since(certificate.not_before);
     if life > MAX_LIFE {
         let found = format!("holds for {} days; devices accept 825 at most", life.as_secs() / DAY.as_secs());
         report.fail(check, found, "have one issued that holds for 397 days or less");
     }
-    let found = format!("not publicly trusted ({why})");
+    let top = identity.chain.last().unwrap_or(certificate);
+    let found = format!("not publicly trusted: issued by {}", top.issuer);
     let action = "if that is meant, the root must be on the devices already; otherwise add the missing intermediate \
                   certificates to the file, or use a publicly trusted certificate";
     report.warn(check, found, action);
-}
-
-/// Whether one of the public roots stands behind it, for this host.
-fn publicly_trusted(identity: &Identity, host: &str, now: Timestamp) -> Result<(), String> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|why| why.to_string())?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|why| why.to_string())?;
-    let chain: Vec<_> = identity.chain.iter().map(rustls_certificate).collect();
-    let seconds = u64::try_from(now.seconds()).unwrap_or(0);
-    let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    match verifier.verify_server_cert(&rustls_certificate(&identity.certificate), &chain, &name, &[], at) {
-        Ok(_) => Ok(()),
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
-            Err(format!("issued by {}", identity.chain.last().unwrap_or(&identity.certificate).issuer))
-        }
-        Err(why) => Err(why.to_string()),
-    }
 }
 
 /// That others on this machine cannot read a listener's key.
@@ -172,7 +147,7 @@ mod tests {
     #[test]
     fn an_own_root_is_told_from_a_public_one() {
         let mut report = Report::default();
-        trust(&mut report, "tls", &identity(), "mdm.example.org", NOW);
-        assert!(report.text().contains("not publicly trusted (issued by CN=Root, O=Example)"), "{}", report.text());
+        trust(&mut report, "tls", &identity(), NOW);
+        assert!(report.text().contains("not publicly trusted: issued by CN=Root, O=Example"), "{}", report.text());
     }
 }

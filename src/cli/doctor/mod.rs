@@ -17,7 +17,7 @@ use super::{Error, SettingsFile, SystemClock};
 use crate::config::{DatabaseUrl, Settings};
 use crate::model::{Clock, Timestamp};
 use crate::pki::vault::Vault;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Options of `muster doctor`.
 #[derive(Debug, Args)]
@@ -68,10 +68,8 @@ async fn examine(arguments: &Arguments) -> Result<Report, Error> {
     let vault = files::master_keys(&mut report, &settings);
     let patient = Patient { settings: &settings, vault: vault.as_ref(), now: SystemClock.now() };
     let store = database::connect(&mut report, &settings).await;
-    if let Some(store) = &store
-        && let Err(error) = stored(&mut report, &patient, store).await
-    {
-        report.fail("database", format!("cannot be read: {error}"), "look at the database and its log");
+    if let Some(store) = &store {
+        stored(&mut report, &patient, store).await;
     }
     network::proxy(&mut report, &settings);
     network::admin(&mut report, &patient);
@@ -88,17 +86,33 @@ async fn examine(arguments: &Arguments) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// What is looked up in the database.
-async fn stored(report: &mut Report, patient: &Patient<'_>, store: &Store) -> Result<(), crate::store::StoreError> {
-    database::condition(report, patient, store).await?;
-    let mut read = store.begin_read().await?;
-    secrets::check(report, patient, &mut read).await?;
-    authorities::device(report, patient, &mut read).await?;
-    authorities::listeners(report, patient, &mut read).await?;
-    authorities::signer(report, patient, &mut read).await?;
-    push::certificates(report, patient, &mut read).await?;
-    push::identities(report, patient, &mut read).await?;
-    Ok(())
+/// What is looked up in the database. Where one thing cannot be read, the others still are.
+async fn stored(report: &mut Report, patient: &Patient<'_>, store: &Store) {
+    let outcome = database::condition(report, patient, store).await;
+    unreadable(report, outcome);
+    let mut read = match store.begin_read().await {
+        Ok(read) => read,
+        Err(error) => return unreadable(report, Err(error)),
+    };
+    let read = &mut read;
+    let outcome = secrets::check(report, patient, read).await;
+    unreadable(report, outcome);
+    let outcome = authorities::device(report, patient, read).await;
+    unreadable(report, outcome);
+    let outcome = authorities::listeners(report, patient, read).await;
+    unreadable(report, outcome);
+    let outcome = authorities::signer(report, patient, read).await;
+    unreadable(report, outcome);
+    let outcome = push::certificates(report, patient, read).await;
+    unreadable(report, outcome);
+    let outcome = push::identities(report, patient, read).await;
+    unreadable(report, outcome);
+}
+
+fn unreadable(report: &mut Report, outcome: Result<(), StoreError>) {
+    if let Err(error) = outcome {
+        report.fail("database", format!("cannot be read: {error}"), "look at the database and its log");
+    }
 }
 
 /// Where the database is, without a password.

@@ -8,5 +8,7 @@ pub mod db;
 pub mod edge;
 pub mod ipa;
 pub mod line;
+#[macro_use]
+pub mod program;
 pub mod ready;
 pub mod rows;

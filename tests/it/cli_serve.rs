@@ -1,0 +1,80 @@
+//! `muster serve` as a process: how it starts, how it ends, and what it does not share.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::program::Installation;
+
+both_fresh_databases! {
+    async fn only_one_server_holds_a_sqlite_file_and_postgres_takes_several(made: Installation) {
+        let first = made.serve();
+        if made.database.starts_with("sqlite:") {
+            let said = made.serve_in_vain();
+            assert!(said.contains("another muster server uses the database"), "{said}");
+            assert!(said.contains("several servers need PostgreSQL"), "{said}");
+        } else {
+            let second = made.serve();
+            assert_eq!(second.get("/api/v1/tokens", &made.token()).await.0, 200);
+        }
+        assert_eq!(first.get("/api/v1/tokens", &made.token()).await.0, 200, "the first goes on");
+
+        // After it there can be another one.
+        first.terminate();
+        assert!(first.ended().0.success());
+        assert_eq!(made.serve().get("/healthz", "").await.0, 200);
+    }
+
+    async fn a_request_in_flight_is_finished_after_the_signal_to_stop(made: Installation) {
+        let server = made.serve();
+        let body = r#"{"name": "made while stopping", "role": "viewer"}"#;
+        let mut slow = TcpStream::connect(&server.admin).await.unwrap();
+        let head = format!(
+            "POST /api/v1/tokens HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            server.admin,
+            made.token(),
+            body.len()
+        );
+        slow.write_all(head.as_bytes()).await.unwrap();
+        slow.write_all(&body.as_bytes()[..10]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.terminate();
+        // It takes nothing new from now on.
+        for round in 0.. {
+            if TcpStream::connect(&server.admin).await.is_err() {
+                break;
+            }
+            assert!(round < 200, "new connections are still taken");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        slow.write_all(&body.as_bytes()[10..]).await.unwrap();
+        let mut answer = String::new();
+        slow.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        let (status, log) = server.ended();
+        assert!(status.success(), "{log}");
+        assert!(log.contains("\"dropped_connections\":0"), "{log}");
+        assert!(made.run(&["token", "list"]).with(0).stdout.contains("made while stopping"));
+    }
+
+    async fn killed_and_started_again_it_has_what_it_acknowledged(made: Installation) {
+        let server = made.serve();
+        let created = made.run(&["token", "create", "--name", "kept", "--role", "admin"]).with(0);
+        assert_eq!(server.get("/api/v1/tokens", created.stdout.trim()).await.0, 200);
+        drop(server);
+        let again = made.serve();
+        assert_eq!(again.get("/api/v1/tokens", created.stdout.trim()).await.0, 200);
+    }
+
+    async fn a_server_without_its_master_key_does_not_start(made: Installation) {
+        std::fs::rename(made.path("data/master.key"), made.path("data/away.key")).unwrap();
+        let said = made.serve_in_vain();
+        assert!(said.contains("cannot read the master key"), "{said}");
+        // Nor with another one: it would find out device by device.
+        std::fs::write(made.path("data/master.key"), "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVowMTIzNDU=\n").unwrap();
+        let said = made.serve_in_vain();
+        assert!(said.contains("sealed under the master key"), "{said}");
+    }
+}

@@ -19,6 +19,8 @@ pub use request::{NewRequest, Requested, remove_request, request, requested, req
 /// The kind of the job that wakes the devices of a topic; its payload is [`WakeTopic`].
 pub const WAKE_TOPIC: &str = "wake_topic";
 
+/// What is longer is no topic, characters.
+const MAX_TOPIC: usize = 255;
 /// Devices that are woken in one transaction.
 const BATCH: i64 = 500;
 
@@ -79,6 +81,7 @@ pub async fn overview(app: &App) -> Result<Overview, Error> {
 /// # Errors
 /// [`Error::NotFound`].
 pub async fn get(app: &App, topic: &str) -> Result<Kept, Error> {
+    let topic = plausible(topic)?;
     let mut read = app.store.begin_read().await?;
     let row = read.push_certificate(topic).await?.ok_or_else(|| not_found(topic))?;
     Ok(Devices::by_topic(&mut read).await?.kept(row))
@@ -87,14 +90,15 @@ pub async fn get(app: &App, topic: &str) -> Result<Kept, Error> {
 /// Makes a certificate the one by which new devices enroll. Those that are enrolled stay with theirs.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] `certificate_expired`.
+/// [`Error::NotFound`]; [`Error::Conflict`] `default_expired`.
 pub async fn make_default(app: &App, actor: &Actor, topic: &str) -> Result<Kept, Error> {
+    let topic = plausible(topic)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let mut row = tx.push_certificate_for_update(topic).await?.ok_or_else(|| not_found(topic))?;
     if row.not_after <= now {
         return Err(Error::conflict(
-            "certificate_expired",
+            "default_expired",
             format!("the push certificate for topic {topic} expired at {}; renew it first", row.not_after),
         ));
     }
@@ -116,6 +120,7 @@ pub async fn make_default(app: &App, actor: &Actor, topic: &str) -> Result<Kept,
 /// [`Error::NotFound`]; [`Error::Conflict`] `devices_enrolled`, saying how many; [`Error::Conflict`] `is_default` while
 /// there are others that could be the default.
 pub async fn remove(app: &App, actor: &Actor, topic: &str, force: bool) -> Result<(), Error> {
+    let topic = plausible(topic)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let row = tx.push_certificate_for_update(topic).await?.ok_or_else(|| not_found(topic))?;
@@ -185,6 +190,14 @@ impl Devices {
             created_by: row.created_by,
         }
     }
+}
+
+/// What can be no topic is not looked up: PostgreSQL refuses some characters.
+fn plausible(topic: &str) -> Result<&str, Error> {
+    let is_plausible = topic.len() <= MAX_TOPIC && topic.chars().all(|c| c.is_ascii_graphic());
+    is_plausible
+        .then_some(topic)
+        .ok_or_else(|| Error::NotFound("there is no push certificate for such a topic".to_owned()))
 }
 
 fn not_found(topic: &str) -> Error {

@@ -14,6 +14,7 @@
 mod support;
 
 mod api_access;
+mod api_content;
 mod apps;
 mod authorities;
 mod cli_doctor;

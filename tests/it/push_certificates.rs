@@ -265,7 +265,7 @@ both_databases! {
         make_default(&t.app, &admin, TOPIC).await.unwrap();
         t.db.clock.advance(2 * DAY);
         let Err(Error::Conflict { code, .. }) = make_default(&t.app, &admin, OTHER).await else { panic!() };
-        assert_eq!(code, "certificate_expired");
+        assert_eq!(code, "default_expired");
         remove(&t.app, &admin, OTHER, false).await.unwrap();
         remove(&t.app, &admin, TOPIC, false).await.unwrap();
     }

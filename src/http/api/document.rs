@@ -129,7 +129,8 @@ fn complete(operation: &mut Value, rule: &Rule) {
             responses.entry(status.to_string()).or_insert_with(|| json!({"$ref": reference}));
         }
     }
-    if rule.method == "POST" && has_body {
+    // A package is not read twice to know it again.
+    if rule.method == "POST" && has_body && !rule.is_upload {
         let key = json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Makes the request safe to send again: the same key with the same request gets the same \

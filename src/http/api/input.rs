@@ -84,7 +84,7 @@ async fn whole(request: Request, app: &App) -> Result<(Parts, Bytes), Problem> {
     Ok((parts, raw))
 }
 
-fn parse<T: DeserializeOwned + ToSchema>(headers: &HeaderMap, raw: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned + ToSchema>(headers: &HeaderMap, raw: &[u8]) -> Result<T, Problem> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if !kind.eq_ignore_ascii_case("application/json") {

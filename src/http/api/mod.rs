@@ -11,10 +11,14 @@ mod check;
 mod cursor;
 mod document;
 mod fault;
+mod file;
 mod input;
 mod output;
 mod schema;
 
+mod apns;
+mod apps;
+mod profiles;
 mod tokens;
 
 use std::sync::Arc;
@@ -84,7 +88,11 @@ pub fn router(app: App, metrics: Metrics) -> Router {
 
 /// The routes of the API. Each resource is a module with a `routes` of its own.
 fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::default().merge(tokens::routes())
+    OpenApiRouter::default()
+        .merge(tokens::routes())
+        .merge(profiles::routes())
+        .merge(apps::routes())
+        .merge(apns::routes())
 }
 
 async fn not_found(uri: Uri) -> Problem {

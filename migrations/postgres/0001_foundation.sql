@@ -129,6 +129,7 @@ CREATE TABLE certificates (
     revoked_reason  TEXT
 );
 CREATE INDEX certificates_by_challenge ON certificates (challenge_id, public_key_sha256) WHERE challenge_id IS NOT NULL;
+CREATE INDEX certificates_by_time ON certificates (issued_at, sha256);
 CREATE INDEX certificates_by_enrollment ON certificates (enrollment_id) WHERE enrollment_id IS NOT NULL;
 
 CREATE TABLE devices (
@@ -136,8 +137,9 @@ CREATE TABLE devices (
     platform        TEXT    NOT NULL,
     udid            TEXT    UNIQUE,
     apple_enrollment_id TEXT UNIQUE,
-    serial          TEXT,
-    name            TEXT,
+    -- Ordered by bytes, as SQLite does, whatever the database's language.
+    serial          TEXT COLLATE "C",
+    name            TEXT COLLATE "C",
     model           TEXT,
     model_name      TEXT,
     product_name    TEXT,
@@ -152,7 +154,8 @@ CREATE TABLE devices (
     updated_at      BIGINT  NOT NULL,
     removed_at      BIGINT
 );
-CREATE INDEX devices_by_serial ON devices (serial) WHERE serial IS NOT NULL;
+CREATE INDEX devices_by_serial ON devices (COALESCE(serial, ''), id);
+CREATE INDEX devices_by_name ON devices (lower(COALESCE(name, '')), id);
 
 -- Management channels. state: 'authenticated', 'awaiting_approval', 'enabled', 'disabled' (checked out or superseded),
 -- 'removed' (by an admin). Only an enabled one is pushed to and gets commands.
@@ -250,6 +253,7 @@ CREATE TABLE commands (
     cancelled_at    BIGINT
 );
 CREATE INDEX commands_for_all ON commands (fleet_number) WHERE fleet_number IS NOT NULL;
+CREATE INDEX commands_of_admins ON commands (id) WHERE internal = FALSE;
 
 -- One command for one enrollment. The states and their graph are `model::DeliveryState`.
 CREATE TABLE deliveries (

@@ -129,6 +129,7 @@ CREATE TABLE certificates (
     revoked_reason  TEXT
 ) STRICT;
 CREATE INDEX certificates_by_challenge ON certificates (challenge_id, public_key_sha256) WHERE challenge_id IS NOT NULL;
+CREATE INDEX certificates_by_time ON certificates (issued_at, sha256);
 CREATE INDEX certificates_by_enrollment ON certificates (enrollment_id) WHERE enrollment_id IS NOT NULL;
 
 CREATE TABLE devices (
@@ -152,7 +153,8 @@ CREATE TABLE devices (
     updated_at      INTEGER NOT NULL,
     removed_at      INTEGER
 ) STRICT;
-CREATE INDEX devices_by_serial ON devices (serial) WHERE serial IS NOT NULL;
+CREATE INDEX devices_by_serial ON devices (COALESCE(serial, ''), id);
+CREATE INDEX devices_by_name ON devices (lower(COALESCE(name, '')), id);
 
 -- Management channels. state: 'authenticated', 'awaiting_approval', 'enabled', 'disabled' (checked out or superseded),
 -- 'removed' (by an admin). Only an enabled one is pushed to and gets commands.
@@ -250,6 +252,7 @@ CREATE TABLE commands (
     cancelled_at    INTEGER
 ) STRICT;
 CREATE INDEX commands_for_all ON commands (fleet_number) WHERE fleet_number IS NOT NULL;
+CREATE INDEX commands_of_admins ON commands (id) WHERE internal = FALSE;
 
 -- One command for one enrollment. The states and their graph are `model::DeliveryState`.
 CREATE TABLE deliveries (

@@ -42,13 +42,13 @@ pub struct Created {
 /// [`Error::Invalid`] for an end in the past.
 pub async fn create(app: &App, actor: &Actor, new: NewToken) -> Result<Created, Error> {
     let now = app.clock.now();
-    if new.expires_at.is_some_and(|at| at <= now) {
-        return Err(Error::invalid("invalid_token", "expires_at lies in the past"));
-    }
     let mut tx = app.store.begin_write().await?;
     if let Some((id, text)) = idempotency::earlier::<(TokenId, String)>(app, &mut tx, actor).await? {
         let row = tx.token(id).await?.ok_or_else(|| not_found(id))?;
         return Ok(Created { row, text: Secret::new(text) });
+    }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::invalid("invalid_token", "expires_at lies in the past"));
     }
     let mut random = [0; RANDOM_BYTES];
     app.random.fill(&mut random);

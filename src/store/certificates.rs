@@ -1,7 +1,7 @@
 use sqlx::FromRow;
 
 use super::{Read, StoreError, Write};
-use crate::model::{CaId, ChallengeId, EnrollmentId, Sha256, Timestamp};
+use crate::model::{CaId, ChallengeId, DeviceId, EnrollmentId, Sha256, Timestamp};
 
 /// A certificate that was issued here.
 #[derive(Clone, Debug, FromRow)]
@@ -46,7 +46,81 @@ pub struct IdentityRow {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// A certificate that was issued here, without its DER, for showing.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct ListedCertificate {
+    pub sha256: Sha256,
+    pub authority_id: CaId,
+    pub serial: String,
+    pub subject: String,
+    pub enrollment_id: Option<EnrollmentId>,
+    pub device_id: Option<DeviceId>,
+    pub not_before: Timestamp,
+    pub not_after: Timestamp,
+    pub issued_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+    pub revoked_reason: Option<String>,
+}
+
+/// Which certificates a list shows. What is none does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct CertificateFilter {
+    /// Of this device.
+    pub device: Option<DeviceId>,
+    /// With this serial number, in lower-case hex.
+    pub serial: Option<String>,
+    /// Of this authority.
+    pub authority: Option<CaId>,
+    /// Revoked ones, or those that are not.
+    pub revoked: Option<bool>,
+    /// Those that end before this time.
+    pub expires_before: Option<Timestamp>,
+}
+
+/// The text of a list of certificates.
+macro_rules! certificate_list {
+    ($rest:literal) => {
+        concat!(
+            "SELECT c.sha256, c.authority_id, c.serial, c.subject, c.enrollment_id, e.device_id, c.not_before,
+                    c.not_after, c.issued_at, c.revoked_at, c.revoked_reason
+               FROM certificates c LEFT JOIN enrollments e ON e.id = c.enrollment_id
+              WHERE ",
+            $rest
+        )
+    };
+}
+
 impl Read {
+    /// One certificate that was issued here, without its DER.
+    pub async fn listed_certificate(&mut self, sha256: Sha256) -> Result<Option<ListedCertificate>, StoreError> {
+        on!(self, fetch_optional, query_as(certificate_list!("c.sha256 = $1"), sha256))
+    }
+
+    /// The next certificates that were issued here, newest first, after the one of the time and hash `after`.
+    pub async fn list_certificates(
+        &mut self,
+        filter: &CertificateFilter,
+        after: Option<(Timestamp, Sha256)>,
+        limit: i64,
+    ) -> Result<Vec<ListedCertificate>, StoreError> {
+        let (at, sha256) = after.unwrap_or((Timestamp::from_micros(i64::MAX), Sha256([0xff; 32])));
+        let sql = certificate_list!(
+            "c.issued_at <= $1 AND (c.issued_at < $1 OR c.sha256 < $2)
+                AND ($3 IS NULL OR e.device_id = $3) AND ($4 IS NULL OR c.serial = $4)
+                AND ($5 IS NULL OR c.authority_id = $5) AND ($6 IS NULL OR (c.revoked_at IS NOT NULL) = $6)
+                AND ($7 IS NULL OR c.not_after < $7)
+              ORDER BY c.issued_at DESC, c.sha256 DESC LIMIT $8"
+        );
+        let serial = filter.serial.as_deref();
+        let (device, authority, revoked) = (filter.device, filter.authority, filter.revoked);
+        on!(
+            self,
+            fetch_all,
+            query_as(sql, at, sha256, device, serial, authority, revoked, filter.expires_before, limit)
+        )
+    }
+
     /// The issuing record of a certificate.
     pub async fn certificate(&mut self, sha256: Sha256) -> Result<Option<CertificateRow>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM certificates WHERE sha256 = $1", sha256))

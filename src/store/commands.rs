@@ -1,4 +1,5 @@
 use sqlx::FromRow;
+use uuid::Uuid;
 
 use super::{Read, StoreError, Write};
 use crate::model::{CommandId, EnrollmentId, Resend, Timestamp};
@@ -27,6 +28,58 @@ pub struct CommandRow {
     pub cancelled_at: Option<Timestamp>,
 }
 
+/// A command without its payload, for showing.
+#[derive(Clone, Debug, FromRow)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct ListedCommand {
+    pub id: CommandId,
+    pub verb: String,
+    pub request_type: String,
+    pub summary: String,
+    pub priority: i64,
+    pub internal: bool,
+    pub target: String,
+    pub target_count: i64,
+    pub fleet_number: Option<i64>,
+    pub materialized: bool,
+    pub created_at: Timestamp,
+    pub created_by: String,
+    pub expires_at: Option<Timestamp>,
+    pub cancelled_at: Option<Timestamp>,
+}
+
+/// Which commands a list shows. What is none does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct CommandFilter {
+    /// The verb.
+    pub verb: Option<String>,
+    /// Apple's request type.
+    pub request_type: Option<String>,
+    /// The name of whoever asked for it.
+    pub created_by: Option<String>,
+    /// Whether the server's own are shown too.
+    pub with_internal: bool,
+}
+
+/// The texts of a list of commands: those of admins have an index of their own, as the server's outnumber them.
+macro_rules! command_list {
+    ($which:literal, $compare:literal, $direction:literal) => {
+        concat!(
+            "SELECT id, verb, request_type, summary, priority, internal, target, target_count, fleet_number,
+                    materialized, created_at, created_by, expires_at, cancelled_at
+               FROM commands
+              WHERE id ",
+            $compare,
+            " $1 AND ($2 IS NULL OR verb = $2) AND ($3 IS NULL OR request_type = $3)
+                AND ($4 IS NULL OR created_by = $4)",
+            $which,
+            " ORDER BY id ",
+            $direction,
+            " LIMIT $5"
+        )
+    };
+}
+
 /// A command to be accepted.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -52,6 +105,52 @@ impl Read {
     /// The command with this id.
     pub async fn command(&mut self, id: CommandId) -> Result<Option<CommandRow>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM commands WHERE id = $1", id))
+    }
+
+    /// A command without its payload.
+    pub async fn command_facts(&mut self, id: CommandId) -> Result<Option<ListedCommand>, StoreError> {
+        on!(
+            self,
+            fetch_optional,
+            query_as(
+                "SELECT id, verb, request_type, summary, priority, internal, target, target_count, fleet_number,
+                        materialized, created_at, created_by, expires_at, cancelled_at
+                   FROM commands WHERE id = $1",
+                id
+            )
+        )
+    }
+
+    /// The next commands of a list, after the one with the id `after` (the first ones without it).
+    pub async fn list_commands(
+        &mut self,
+        filter: &CommandFilter,
+        is_descending: bool,
+        after: Option<CommandId>,
+        limit: i64,
+    ) -> Result<Vec<ListedCommand>, StoreError> {
+        let after = after.unwrap_or(CommandId(if is_descending { Uuid::max() } else { Uuid::nil() }));
+        let (verb, request_type) = (filter.verb.as_deref(), filter.request_type.as_deref());
+        let created_by = filter.created_by.as_deref();
+        let sql = match (filter.with_internal, is_descending) {
+            (false, true) => command_list!(" AND internal = FALSE", "<", "DESC"),
+            (false, false) => command_list!(" AND internal = FALSE", ">", "ASC"),
+            (true, true) => command_list!("", "<", "DESC"),
+            (true, false) => command_list!("", ">", "ASC"),
+        };
+        on!(self, fetch_all, query_as(sql, after, verb, request_type, created_by, limit))
+    }
+
+    /// How many deliveries are open in each state, of all commands.
+    pub async fn count_open_deliveries(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT state, COUNT(*) FROM deliveries WHERE state IN ('queued', 'sent', 'not_now')
+                  GROUP BY state ORDER BY state"
+            )
+        )
     }
 
     /// How many device channels are enabled: the targets of a command for all.

@@ -1,7 +1,8 @@
 use sqlx::FromRow;
+use uuid::Uuid;
 
 use super::{Read, StoreError, Write};
-use crate::model::{CommandId, DeliveryState, DeviceId, EnrollmentId, ReportId, Resend, Timestamp};
+use crate::model::{CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, ReportId, Resend, Timestamp};
 
 /// A delivery's row: one command for one enrollment.
 #[derive(Clone, Debug, FromRow)]
@@ -32,9 +33,14 @@ pub struct DeliveryRow {
     pub command_id: CommandId,
     pub enrollment_id: EnrollmentId,
     pub device_id: DeviceId,
-    pub kind: String,
+    pub kind: EnrollmentKind,
+    pub device_name: Option<String>,
+    pub serial: Option<String>,
     pub verb: String,
     pub request_type: String,
+    pub summary: String,
+    pub created_by: String,
+    pub internal: bool,
     pub state: DeliveryState,
     pub attempts: i64,
     pub queued_at: Timestamp,
@@ -44,6 +50,23 @@ pub struct DeliveryRow {
     pub expires_at: Option<Timestamp>,
     pub error: Option<String>,
     pub report_id: Option<ReportId>,
+}
+
+/// The text of a list of deliveries.
+macro_rules! delivery_list {
+    ($rest:literal) => {
+        concat!(
+            "SELECT d.command_id, d.enrollment_id, e.device_id, e.kind, v.name AS device_name, v.serial, c.verb,
+                    c.request_type, c.summary, c.created_by, c.internal, d.state, d.attempts, d.queued_at, d.sent_at,
+                    d.answered_at, d.updated_at, d.expires_at, d.error, d.report_id
+               FROM deliveries d
+               JOIN enrollments e ON e.id = d.enrollment_id
+               JOIN devices v ON v.id = e.device_id
+               JOIN commands c ON c.id = d.command_id
+              WHERE ",
+            $rest
+        )
+    };
 }
 
 /// One step of a delivery's history.
@@ -129,6 +152,50 @@ impl Read {
                 command
             )
         )
+    }
+
+    /// One delivery with its command and device.
+    pub async fn delivery_row(
+        &mut self,
+        enrollment: EnrollmentId,
+        command: CommandId,
+    ) -> Result<Option<DeliveryRow>, StoreError> {
+        let sql = delivery_list!("d.enrollment_id = $1 AND d.command_id = $2");
+        on!(self, fetch_optional, query_as(sql, enrollment, command))
+    }
+
+    /// The next deliveries of a command, by enrollment, after that of `after` (the first ones without it).
+    pub async fn list_deliveries_of_command(
+        &mut self,
+        command: CommandId,
+        state: Option<DeliveryState>,
+        after: Option<EnrollmentId>,
+        limit: i64,
+    ) -> Result<Vec<DeliveryRow>, StoreError> {
+        let after = after.unwrap_or(EnrollmentId(Uuid::nil()));
+        let sql = delivery_list!(
+            "d.command_id = $1 AND d.enrollment_id > $2 AND ($3 IS NULL OR d.state = $3)
+              ORDER BY d.enrollment_id LIMIT $4"
+        );
+        on!(self, fetch_all, query_as(sql, command, after, state, limit))
+    }
+
+    /// The next deliveries for all channels of a device, the newest command first, after that of `after`.
+    pub async fn list_deliveries_of_device(
+        &mut self,
+        device: DeviceId,
+        state: Option<DeliveryState>,
+        verb: Option<&str>,
+        after: Option<(CommandId, EnrollmentId)>,
+        limit: i64,
+    ) -> Result<Vec<DeliveryRow>, StoreError> {
+        let (command, enrollment) = after.unwrap_or((CommandId(Uuid::max()), EnrollmentId(Uuid::max())));
+        let sql = delivery_list!(
+            "e.device_id = $1 AND d.command_id <= $2 AND (d.command_id < $2 OR d.enrollment_id < $3)
+                AND ($4 IS NULL OR d.state = $4) AND ($5 IS NULL OR c.verb = $5)
+              ORDER BY d.command_id DESC, d.enrollment_id DESC LIMIT $6"
+        );
+        on!(self, fetch_all, query_as(sql, device, command, enrollment, state, verb, limit))
     }
 
     /// The deliveries of a command that are in one of two states, in the order of enrollments.

@@ -37,13 +37,13 @@ mod tokens;
 mod wakes;
 
 pub use apps::{AppFilter, AppRow, PackageRow};
-pub use audit::AuditRow;
+pub use audit::{AuditFilter, AuditRow};
 pub use authorities::{AuthorityRow, ServerCertificateRow};
-pub use certificates::{CertificateRow, IdentityRow, PinRow};
-pub use commands::{CommandRow, NewCommand};
+pub use certificates::{CertificateFilter, CertificateRow, IdentityRow, ListedCertificate, PinRow};
+pub use commands::{CommandFilter, CommandRow, ListedCommand, NewCommand};
 pub use connect::{Options, Read, Store, Write};
 pub use deliveries::{Delivery, DeliveryRow, TransitionRow};
-pub use devices::{Device, DeviceFacts};
+pub use devices::{Device, DeviceFacts, DeviceFilter, DeviceOrder, ListedDevice};
 pub use enrollments::{Enrollment, Poll, PushFacts};
 pub use error::StoreError;
 pub use idempotency::Remembered;

@@ -57,7 +57,7 @@ both_databases! {
 
     async fn every_route_takes_its_role_and_no_less(api: Api) {
         for rule in RULES {
-            let path = rule.path.replace("{id}", NOBODY).replace("{enrollment_id}", NOBODY);
+            let path = rule.path.replace("{id}", NOBODY).replace("{enrollment_id}", NOBODY).replace("{sha256}", &"0".repeat(64));
             for role in [Role::Viewer, Role::Operator, Role::Admin] {
                 let answer = api.json(role, rule.method, &path, &json!({})).await;
                 let name = format!("{} {} as {role}: {}", rule.method, rule.path, answer.status);
@@ -144,7 +144,5 @@ both_databases! {
         assert_eq!(page.status, 200);
         assert!(String::from_utf8_lossy(&page.bytes).contains("swagger"));
         assert_eq!(get("/api/docs").await.status, 303);
-        assert_eq!(get("/healthz").await.status, 200);
-        assert_eq!(get("/readyz").await.status, 200);
     }
 }

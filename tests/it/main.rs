@@ -14,7 +14,10 @@
 mod support;
 
 mod api_access;
+mod api_commands;
 mod api_content;
+mod api_devices;
+mod api_server;
 mod apps;
 mod authorities;
 mod cli_doctor;

@@ -74,12 +74,12 @@ both_databases! {
         assert_eq!(phone.idle().await, None);
         assert_eq!(phone.states(lock).await, ["queued", "sent", "unconfirmed"]);
 
-        assert_eq!(commands::redeliver(&edge.t.app, &Actor::command_line(), lock).await.unwrap(), 1);
+        assert_eq!(commands::redeliver(&edge.t.app, &Actor::command_line(), lock, None).await.unwrap(), 1);
         let again = phone.idle().await.unwrap();
         assert_eq!(again.uuid, offered.uuid);
         assert_eq!(phone.acknowledge(&again).await, None);
         assert_eq!(phone.delivery(lock).await.state, DeliveryState::Acknowledged);
-        let nothing = commands::redeliver(&edge.t.app, &Actor::command_line(), lock).await.unwrap_err();
+        let nothing = commands::redeliver(&edge.t.app, &Actor::command_line(), lock, None).await.unwrap_err();
         assert_eq!(code(&nothing), "nothing_unconfirmed");
     }
 

@@ -18,7 +18,12 @@ mod schema;
 
 mod apns;
 mod apps;
+mod audit;
+mod certificates;
+mod commands;
+mod devices;
 mod profiles;
+mod server;
 mod tokens;
 
 use std::sync::Arc;
@@ -26,15 +31,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::health::Health;
-use super::{Metrics, Observer, Problem, Proxies, Shutdown};
+use super::{Metrics, Problem};
 use crate::service::App;
 
 pub use document::openapi;
@@ -45,28 +49,7 @@ pub const DOCUMENT: &str = "/api/openapi.json";
 /// Where its reader is.
 pub const DOCS: &str = "/api/docs";
 
-/// Everything that the admin listener serves: the API, the probes and the metrics, watched.
-pub fn admin(app: &App, metrics: Metrics, shutdown: Shutdown) -> Router {
-    let store = app.store.clone();
-    let health = Health {
-        ready: Arc::new(move || {
-            let store = store.clone();
-            Box::pin(async move { store.ping().await.map_err(|_| "database") })
-        }),
-        shutdown,
-        metrics: metrics.clone(),
-        metrics_token: app.settings.metrics.token.clone(),
-    };
-    let observer = Observer {
-        proxies: Proxies::from(&app.settings.proxy),
-        metrics: metrics.clone(),
-        random: Arc::clone(&app.random),
-        on_panic: || Problem::internal().into_response(),
-    };
-    observer.around(router(app.clone(), metrics).merge(health.routes()))
-}
-
-/// The API, its document and the reader, without the watching of requests.
+/// The API, its document and the reader.
 pub fn router(app: App, metrics: Metrics) -> Router {
     let admission = admit::Admission { app: app.clone(), metrics };
     let (routes, _) = routes().split_for_parts();
@@ -89,10 +72,15 @@ pub fn router(app: App, metrics: Metrics) -> Router {
 /// The routes of the API. Each resource is a module with a `routes` of its own.
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::default()
-        .merge(tokens::routes())
+        .merge(server::routes())
+        .merge(devices::routes())
+        .merge(commands::routes())
         .merge(profiles::routes())
         .merge(apps::routes())
         .merge(apns::routes())
+        .merge(certificates::routes())
+        .merge(tokens::routes())
+        .merge(audit::routes())
 }
 
 async fn not_found(uri: Uri) -> Problem {

@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plist::{Dictionary, Value};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::audit::Subject;
 use super::super::deliveries::{self, AtDelivery, payload_context, queued};
-use super::super::{Actor, App, Error, Fault, apps, profiles, wakes};
+use super::super::{Actor, App, Error, Fault, apps, idempotency, profiles, wakes};
 use super::PRIORITY_NORMAL;
 use crate::catalog::{Built, Context, Destruction, Fill, Verb, build};
 use crate::model::{CommandId, DeviceId, EnrollmentId, JobId, Role, Timestamp};
@@ -44,7 +45,7 @@ pub enum Targets {
 }
 
 /// What became of the request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
     /// The command's id.
     pub id: CommandId,
@@ -57,7 +58,7 @@ pub struct Accepted {
 }
 
 /// A target that does not get the command.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// The target's id, as it was named.
     pub target: String,
@@ -66,7 +67,7 @@ pub struct Skipped {
 }
 
 /// Whether devices are woken for a command.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PushNote {
     /// They are.
     Scheduled,
@@ -88,12 +89,15 @@ pub enum PushNote {
 pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepted, Error> {
     let now = app.clock.now();
     let verb = Verb::parse(&new.command).map_err(|faults| invalid("the command cannot be sent as it is", faults))?;
-    if new.expires_at.is_some_and(|at| at <= now) {
-        return Err(Error::invalid("invalid_command", "expires_at lies in the past"));
-    }
     let context = Context { enrollment_profile_identifier: &app.settings.enrollment.profile_identifier };
     let built = build(&verb, context);
     let mut tx = app.store.begin_write().await?;
+    if let Some(earlier) = idempotency::earlier(app, &mut tx, actor).await? {
+        return Ok(earlier);
+    }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::invalid("invalid_command", "expires_at lies in the past"));
+    }
     let (payload, fills) = fill_for_all(app, &mut tx, &built).await?;
     let id = CommandId::new(now, &*app.random);
     let sealed = app.seal(&payload_context(id), &wire::write(&Value::Dictionary(payload)))?;
@@ -150,6 +154,7 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
     });
     let subject = Subject { kind: "command", id: &id.to_string() };
     app.audit(&mut tx, actor, "command.accepted", subject, &detail, now).await?;
+    idempotency::remember(app, &mut tx, actor, &accepted).await?;
     tx.commit().await?;
     app.signals.push.notify_one();
     app.signals.jobs.notify_one();
@@ -202,6 +207,13 @@ const fn destruction_word(destruction: Destruction) -> &'static str {
     }
 }
 
+/// What the word in the database means.
+pub(super) fn destruction_of(word: &str) -> Option<Destruction> {
+    [Destruction::Erase, Destruction::LockWithPin, Destruction::Unenroll]
+        .into_iter()
+        .find(|destruction| destruction_word(*destruction) == word)
+}
+
 /// Faults of a request as an error.
 fn invalid(detail: &str, faults: Vec<Fault>) -> Error {
     Error::Invalid { code: "invalid_command", detail: detail.to_owned(), faults }
@@ -232,7 +244,12 @@ async fn fill_for_all(app: &App, tx: &mut Write, built: &Built) -> Result<(Dicti
 }
 
 /// The guard on destruction. It looks at the request that goes out, whatever verb made it.
-fn guard(actor: &Actor, destruction: Option<Destruction>, count: u64, confirm: Option<u64>) -> Result<(), Error> {
+pub(super) fn guard(
+    actor: &Actor,
+    destruction: Option<Destruction>,
+    count: u64,
+    confirm: Option<u64>,
+) -> Result<(), Error> {
     if let Some(said) = confirm
         && said != count
     {

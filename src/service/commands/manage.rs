@@ -3,6 +3,7 @@ use serde_json::json;
 use super::super::audit::Subject;
 use super::super::deliveries::{apply, materialize};
 use super::super::{Actor, App, Error};
+use super::accept::{destruction_of, guard};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, Timestamp, Transition};
 use crate::store::Write;
 
@@ -44,27 +45,40 @@ pub async fn cancel(app: &App, actor: &Actor, id: CommandId) -> Result<Cancelled
     Ok(Cancelled { cancelled, not_cancelled })
 }
 
-/// Delivers again what a device had and did not report on, where the server does not do so by itself.
+/// Delivers again what a device had and did not report on, where the server does not do so by itself. What destroys on
+/// more than one device needs the same confirmation as the first time.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed.
-pub async fn redeliver(app: &App, actor: &Actor, id: CommandId) -> Result<u64, Error> {
+/// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed, and `confirmation_needed`;
+/// [`Error::Denied`] where the role does not allow it.
+pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<u64>) -> Result<u64, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    let command = tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    let unconfirmed = tx.count_deliveries(id).await?;
+    let unconfirmed = unconfirmed.iter().find(|(word, _)| word == DeliveryState::Unconfirmed.as_str());
+    let unconfirmed = unconfirmed.map_or(0, |(_, count)| u64::try_from(*count).unwrap_or(0));
+    if unconfirmed == 0 {
+        return Err(nothing_unconfirmed());
+    }
+    guard(actor, command.destruction.as_deref().and_then(destruction_of), unconfirmed, confirm)?;
     let subject = Subject { kind: "command", id: &id.to_string() };
     app.audit(&mut tx, actor, "command.redelivered", subject, &json!({}), now).await?;
     tx.commit().await?;
     let states = [DeliveryState::Unconfirmed, DeliveryState::Unconfirmed];
     let again = each_in(app, id, states, Transition::Redeliver, now).await?;
     if again == 0 {
-        return Err(Error::conflict(
-            "nothing_unconfirmed",
-            "no delivery of this command is unconfirmed; others are offered again by the server itself",
-        ));
+        return Err(nothing_unconfirmed());
     }
     app.signals.push.notify_one();
     Ok(again)
+}
+
+fn nothing_unconfirmed() -> Error {
+    Error::conflict(
+        "nothing_unconfirmed",
+        "no delivery of this command is unconfirmed; others are offered again by the server itself",
+    )
 }
 
 fn not_found(id: CommandId) -> Error {

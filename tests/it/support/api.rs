@@ -2,10 +2,11 @@
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::IntoResponse;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use muster::http::{Metrics, Shutdown, api};
+use muster::http::{Metrics, Observer, Problem, Proxies, api};
 use muster::model::Role;
 use muster::service::{Actor, tokens};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use tower::ServiceExt;
 
 use super::app::TestApp;
 use super::db::{Fixture, TestDb};
+use super::edge::{Edge, Phone};
 
 /// A server's API with a token for each role.
 #[derive(Clone)]
@@ -64,7 +66,13 @@ impl Answer {
 
 impl Api {
     pub async fn of(t: TestApp) -> Self {
-        let router = api::admin(&t.app, Metrics::new("test"), Shutdown::new());
+        let observer = Observer {
+            proxies: Proxies::none(),
+            metrics: Metrics::new("test"),
+            random: t.db.random.clone(),
+            on_panic: || Problem::internal().into_response(),
+        };
+        let router = observer.around(api::router(t.app.clone(), Metrics::new("test")));
         let make = async |name: &str, role| {
             let new = tokens::NewToken { name: name.to_owned(), role, expires_at: None };
             tokens::create(&t.app, &Actor::command_line(), new).await.unwrap().text.expose().clone()
@@ -129,4 +137,64 @@ impl Api {
         let headers = [("content-type", "application/json"), ("idempotency-key", key)];
         self.call(Role::Admin, "POST", path, &headers, Body::from(body.to_string())).await
     }
+}
+
+/// A server with its API and its device edge.
+#[derive(Clone)]
+pub struct Fleet {
+    pub api: Api,
+    pub edge: Edge,
+}
+
+impl Fixture for Fleet {
+    async fn on(db: TestDb) -> Self {
+        let edge = Edge::on(db).await;
+        Self { api: Api::of(edge.t.clone()).await, edge }
+    }
+}
+
+impl Fleet {
+    /// A phone that is enrolled, and its id.
+    pub async fn phone(&self, udid: &str) -> (Phone, String) {
+        let phone = self.edge.enrolled(udid).await;
+        let id = phone.device_id().await.to_string();
+        (phone, id)
+    }
+}
+
+/// The items of a list, page by page, by one of their members.
+pub async fn walk(api: &Api, path: &str, limit: usize, member: &str) -> Vec<String> {
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    for _ in 0..100 {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let page = api.get(&format!("{path}{joint}limit={limit}{cursor}")).await.expect(200);
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= limit);
+        found.extend(items.iter().map(|item| item[member].as_str().unwrap_or("-").to_owned()));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return found,
+        }
+    }
+    panic!("the list does not end: {found:?}");
+}
+
+/// The same with every id replaced by its number in the order of appearance, for snapshots.
+pub fn with_plain_ids(mut value: Value) -> Value {
+    fn replace(value: &mut Value, known: &mut Vec<String>) {
+        match value {
+            Value::String(text) if text.parse::<uuid::Uuid>().is_ok() => {
+                let number = known.iter().position(|id| id == text).unwrap_or_else(|| {
+                    known.push(text.clone());
+                    known.len() - 1
+                });
+                *text = format!("id {}", number + 1);
+            }
+            Value::Array(items) => items.iter_mut().for_each(|item| replace(item, known)),
+            Value::Object(members) => members.values_mut().for_each(|value| replace(value, known)),
+            _ => {}
+        }
+    }
+    replace(&mut value, &mut Vec::new());
+    value
 }

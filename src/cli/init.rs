@@ -225,6 +225,13 @@ fn welcome(file: &Path, settings: &Settings, token: &Secret<String>) -> String {
     )
 }
 
+/// Makes a file for this user alone, on the disk when this returns. Never over one that is there.
+pub(super) fn new_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
 /// What was made so far, so that a failure leaves nothing behind.
 #[derive(Debug, Default)]
 struct Made {
@@ -248,10 +255,12 @@ impl Made {
 
     /// A file for this user alone, on the disk when this returns. Never one that is there.
     fn file(&mut self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        self.files.push(path.to_owned());
-        file.write_all(content)?;
-        file.sync_all()
+        // Noted before it is whole, so that half a file goes again too; but not one that was there.
+        let outcome = new_file(path, content);
+        if !matches!(&outcome, Err(why) if why.kind() == io::ErrorKind::AlreadyExists) {
+            self.files.push(path.to_owned());
+        }
+        outcome
     }
 
     /// Takes everything away again. What cannot be removed stays: the failure itself is what gets told.

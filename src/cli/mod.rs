@@ -11,6 +11,7 @@ mod init;
 mod migrate;
 pub mod open;
 mod openapi;
+mod rotate_key;
 mod serve;
 pub mod server;
 mod settings;
@@ -58,6 +59,8 @@ enum Command {
     Token(token::Arguments),
     /// Check an installation: a line for each thing, and what to do about it.
     Doctor(doctor::Arguments),
+    /// Change the master key: make a new one, then seal everything that is stored anew under it.
+    RotateKey(rotate_key::Arguments),
     /// Print the API's description, OpenAPI 3.1.
     Openapi,
     /// Print the completions of a shell.
@@ -83,6 +86,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::RotateKey(arguments) => rotate_key::run(&arguments),
         Command::Openapi => openapi::run(),
         Command::Completions(arguments) => completions::run(&arguments),
     };

@@ -86,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 /// Does something with the domain, beside a server that may be running.
-fn with_app(file: &SettingsFile, work: impl AsyncFnOnce(&App) -> Result<(), Error>) -> Result<(), Error> {
+pub(super) fn with_app(file: &SettingsFile, work: impl AsyncFnOnce(&App) -> Result<(), Error>) -> Result<(), Error> {
     let settings = file.load()?;
     super::block_on(async move {
         let store = open::store(&settings, false).await?;

@@ -103,6 +103,13 @@ impl Vault {
         Self { active: (active.id(), active), older: older.into_iter().map(|key| (key.id(), key)).collect() }
     }
 
+    /// The same vault, sealing under another key from now on.
+    #[must_use]
+    pub fn rotated(mut self, active: MasterKey) -> Self {
+        self.older.push(std::mem::replace(&mut self.active, (active.id(), active)));
+        self
+    }
+
     /// The id of the key that seals.
     #[must_use]
     pub const fn active_key_id(&self) -> KeyId {

@@ -56,6 +56,6 @@ pub async fn handle(app: &App, arrived: &Arrived<'_>, message: CheckIn) -> Resul
 }
 
 /// The place for which a raw check-in is sealed.
-fn raw_context(sender: &Sender, message_type: &str) -> String {
-    format!("check_ins.raw:{}:{message_type}", sender.apple_id.id)
+pub(super) fn raw_context(apple_id: &str, message_type: &str) -> String {
+    format!("check_ins.raw:{apple_id}:{message_type}")
 }

@@ -22,8 +22,13 @@ pub struct Repeat {
 impl Repeat {
     /// The place for which an answer is sealed.
     fn context(&self) -> String {
-        format!("idempotency.response:{}:{}", self.token, self.key)
+        context(self.token, &self.key)
     }
+}
+
+/// The place for which the answer to a token's request is sealed.
+pub(super) fn context(token: TokenId, key: &str) -> String {
+    format!("idempotency.response:{token}:{key}")
 }
 
 /// What the same request led to before; none the first time, or where the request cannot be recognized.

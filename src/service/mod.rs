@@ -24,6 +24,7 @@ pub mod profiles;
 pub mod push_certificates;
 pub mod renewal;
 pub mod reports;
+pub mod rotation;
 pub mod scep;
 pub mod server;
 pub mod signing;

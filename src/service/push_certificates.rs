@@ -14,6 +14,7 @@ use crate::model::{EnrollmentId, Sha256, Timestamp};
 use crate::store::{PushCertificateRow, Read, Write};
 
 pub use put::{NewCertificate, Stored, put};
+pub(super) use request::key_context as request_key_context;
 pub use request::{NewRequest, Requested, remove_request, request, requested, requests};
 
 /// The kind of the job that wakes the devices of a topic; its payload is [`WakeTopic`].

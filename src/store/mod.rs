@@ -33,6 +33,7 @@ mod links;
 mod profiles;
 mod push_certificates;
 mod reports;
+mod sealed;
 mod tokens;
 mod wakes;
 
@@ -53,5 +54,6 @@ pub use links::{Challenge, Link, NewChallenge};
 pub use profiles::{ProfileFacts, ProfileFilter, ProfileRow};
 pub use push_certificates::{PushCertificateRow, PushRequestRow};
 pub use reports::{InventoryRow, NewReport, ReportRow};
+pub use sealed::{SealedColumn, SealedKey, SealedRecord};
 pub use tokens::TokenRow;
 pub use wakes::{DueWake, PushResult, WakeRow};

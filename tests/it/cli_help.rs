@@ -15,6 +15,7 @@ fn the_help_of_each_subcommand() {
         "token list --help",
         "token revoke --help",
         "doctor --help",
+        "rotate-key --help",
         "openapi --help",
         "completions --help",
     ] {

@@ -29,6 +29,7 @@ mod enrollment_links;
 mod http_enrollment;
 mod profiles;
 mod push_certificates;
+mod rotation;
 mod scep;
 mod store_authorities;
 mod store_certificates;

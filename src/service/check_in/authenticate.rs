@@ -68,7 +68,7 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
         }
     };
 
-    let sealed = app.seal(&raw_context(&message.sender, "Authenticate"), arrived.raw)?;
+    let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "Authenticate"), arrived.raw)?;
     tx.put_check_in(id, "Authenticate", &sealed, now).await?;
     tx.update_device(device, &facts, now).await?;
     let presented = arrived.presented;

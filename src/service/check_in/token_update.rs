@@ -37,7 +37,7 @@ pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate
         (device_channel.id, device_channel.generation)
     };
 
-    let sealed = app.seal(&raw_context(&message.sender, "TokenUpdate"), arrived.raw)?;
+    let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "TokenUpdate"), arrived.raw)?;
     tx.put_check_in(id, "TokenUpdate", &sealed, now).await?;
     let push = PushFacts {
         topic: &message.topic,

@@ -117,7 +117,7 @@ pub async fn remove_request(app: &App, actor: &Actor, id: PushRequestId) -> Resu
 }
 
 /// The place for which the key of a request is sealed (PKCS#8 DER).
-pub(super) fn key_context(id: PushRequestId) -> String {
+pub(in crate::service) fn key_context(id: PushRequestId) -> String {
     format!("push_requests.key:{id}")
 }
 

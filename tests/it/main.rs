@@ -51,3 +51,4 @@ mod story_commands;
 mod story_enrollment;
 mod story_identity;
 mod story_simulator;
+mod wakes;

@@ -1,0 +1,125 @@
+//! What the answers of the push service do to a wake-up, and when it is tried again.
+
+use std::time::Duration;
+
+use muster::model::{Role, Secret};
+use muster::pki::PrivateKey;
+use muster::pki::authority::make_tls_root;
+use muster::pki::push::issue_fake;
+use muster::remote::apns::PushOutcome;
+use muster::service::push_certificates::{NewCertificate, put};
+use muster::service::wakes::send_due;
+use muster::store::WakeRow;
+
+use crate::support::app::{TestApp, actor};
+use crate::support::rows::{DAY, HOUR, MINUTE, Phone, TOPIC};
+
+/// A phone that should be woken, on a server with a push certificate.
+async fn waiting(t: &TestApp) -> Phone {
+    let (now, random) = (t.now(), &*t.db.random);
+    let apple = make_tls_root("Fake Apple", "", now, random).unwrap();
+    let made =
+        issue_fake(&apple, PrivateKey::generate_p256().unwrap(), TOPIC, now, 365 * DAY, random).unwrap().identity;
+    let file = format!("{}{}", made.certificate.to_pem(), made.key.to_pem().expose()).into_bytes();
+    let new = NewCertificate { file: Secret::new(file), password: None, default: None, force: false };
+    put(&t.app, &actor(Role::Admin), new).await.unwrap();
+    let phone = Phone::enrolled(&t.db, "A").await;
+    wake(t, &phone).await;
+    phone
+}
+
+async fn wake(t: &TestApp, phone: &Phone) {
+    let mut tx = t.db.write().await;
+    tx.request_wake(phone.id, t.now(), t.now().plus(HOUR)).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Sends what is due; how it ended, and the wake-up's row.
+async fn sent(t: &TestApp, phone: &Phone) -> (Vec<&'static str>, WakeRow) {
+    let results = send_due(&t.app).await.unwrap().results;
+    (results, t.db.read().await.wake(phone.id).await.unwrap().unwrap())
+}
+
+fn gone(t: &TestApp, before: Duration) -> PushOutcome {
+    PushOutcome::Refused { status: 410, reason: "Unregistered".to_owned(), at: Some(t.now().minus(before)) }
+}
+
+both_databases! {
+    async fn an_accepted_push_ends_the_wake_up(t: TestApp) {
+        let phone = waiting(&t).await;
+        t.pusher.answer(PushOutcome::Accepted { apns_id: Some("6f1c".to_owned()) });
+        let (results, row) = sent(&t, &phone).await;
+        assert_eq!((results, row.due_at), (vec!["accepted"], None));
+        assert_eq!((row.last_at, row.last_apns_id.as_deref()), (Some(t.now()), Some("6f1c")));
+        let pushed = t.pusher.take();
+        assert_eq!((pushed.len(), pushed[0].token.as_slice(), pushed[0].magic.as_str()), (1, &b"token"[..], "magic"));
+        assert!(sent(&t, &phone).await.0.is_empty());
+    }
+
+    async fn a_token_that_was_gone_before_it_came_is_another_one(t: TestApp) {
+        let phone = waiting(&t).await;
+        t.pusher.answer(gone(&t, HOUR));
+        let (results, row) = sent(&t, &phone).await;
+        assert_eq!(results, ["later"]);
+        assert!(row.due_at > Some(t.now()));
+        assert!(phone.row(&t.db).await.push_token.is_some());
+
+        // From then on it is this one.
+        t.db.clock.advance(HOUR);
+        t.pusher.answer(gone(&t, MINUTE));
+        let (results, row) = sent(&t, &phone).await;
+        assert_eq!((results, row.due_at), (vec!["token_invalid"], None));
+        assert!(phone.row(&t.db).await.push_token.is_none());
+
+        // Nothing is sent to it, until a TokenUpdate brings another.
+        wake(&t, &phone).await;
+        assert_eq!(sent(&t, &phone).await.0, ["not_possible"]);
+        t.pusher.take();
+        phone.token_update(&t.db).await;
+        wake(&t, &phone).await;
+        assert_eq!(sent(&t, &phone).await.0, ["accepted"]);
+    }
+
+    async fn a_busy_service_is_asked_again_when_it_said(t: TestApp) {
+        let phone = waiting(&t).await;
+        let after = Some(10 * MINUTE);
+        t.pusher.answer(PushOutcome::Later { after, reason: "TooManyRequests".to_owned() });
+        let (results, row) = sent(&t, &phone).await;
+        assert_eq!((results, row.due_at), (vec!["later"], Some(t.now().plus(10 * MINUTE))));
+        assert_eq!(row.last_reason.as_deref(), Some("TooManyRequests"));
+        t.db.clock.advance(9 * MINUTE);
+        assert!(sent(&t, &phone).await.0.is_empty());
+        t.db.clock.advance(MINUTE);
+        assert_eq!(sent(&t, &phone).await.0, ["accepted"]);
+    }
+
+    async fn pauses_grow_while_the_service_is_away(t: TestApp) {
+        let phone = waiting(&t).await;
+        let mut longest = Duration::ZERO;
+        for _ in 0..6 {
+            t.pusher.answer(PushOutcome::Unreachable { reason: "connection refused".to_owned() });
+            let (results, row) = sent(&t, &phone).await;
+            assert_eq!(results, ["unreachable"]);
+            let pause = row.due_at.unwrap().since(t.now());
+            assert!(pause * 2 > longest && pause <= HOUR, "{pause:?} after {longest:?}");
+            longest = longest.max(pause);
+            t.db.clock.advance(pause);
+        }
+        assert!(longest > MINUTE, "{longest:?}");
+        assert_eq!(sent(&t, &phone).await.0, ["accepted"]);
+    }
+
+    async fn what_is_wrong_with_the_certificate_is_not_the_devices_fault(t: TestApp) {
+        let phone = waiting(&t).await;
+        t.pusher.answer(PushOutcome::Refused { status: 403, reason: "BadCertificate".to_owned(), at: None });
+        let (results, row) = sent(&t, &phone).await;
+        assert_eq!(results, ["refused"]);
+        assert!(row.due_at >= Some(t.now().plus(10 * MINUTE)), "{row:?}");
+
+        t.db.clock.advance(HOUR);
+        t.pusher.answer(PushOutcome::Refused { status: 400, reason: "BadDeviceToken".to_owned(), at: None });
+        let (results, row) = sent(&t, &phone).await;
+        assert_eq!((results, row.due_at), (vec!["refused"], None));
+        assert_eq!(row.last_reason.as_deref(), Some("400 BadDeviceToken"));
+    }
+}

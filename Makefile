@@ -1,6 +1,6 @@
 # The commands of everyday work. `make help` lists them.
 
-.PHONY: help build demo test interop lint deny
+.PHONY: help build demo test interop bench lint deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -18,6 +18,9 @@ test: ## every test, on SQLite and PostgreSQL; ARGS go to cargo test
 
 interop: ## proof by programs that were not written here
 	@scripts/interop
+
+bench: ## the figures of this machine: memory, idle polls, enrollment; ARGS=--quick only shows that it works
+	@scripts/bench $(ARGS)
 
 lint: ## format, clippy and the scripts' syntax
 	@scripts/lint

@@ -10,7 +10,7 @@ mod qr;
 use serde_json::json;
 
 use super::audit::Subject;
-use super::{Actor, App, Error, Fault};
+use super::{Actor, App, Error, Fault, idempotency};
 use crate::model::{LinkId, Secret, Timestamp};
 use crate::pki::challenge;
 use crate::store::{Link, Read};
@@ -114,6 +114,11 @@ impl LinkState {
 /// [`Error::Invalid`] with all faults at once.
 pub async fn create_link(app: &App, actor: &Actor, new: NewLink) -> Result<CreatedLink, Error> {
     let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    if let Some((id, url)) = idempotency::earlier::<(LinkId, String)>(app, &mut tx, actor).await? {
+        let link = tx.link(id).await?.ok_or_else(|| unknown(id))?;
+        return created(view(&mut tx, link, now).await?, url);
+    }
     let new = checked(new, now)?;
     let code = challenge::code(&*app.random);
     let link = Link {
@@ -130,8 +135,6 @@ pub async fn create_link(app: &App, actor: &Actor, new: NewLink) -> Result<Creat
         revoked_at: None,
     };
     let url = app.settings.pages_url().at(&format!("/enroll/{}", code.expose()));
-    let (qr_svg, qr_png) = (qr::svg(&url)?, qr::png(&url)?);
-    let mut tx = app.store.begin_write().await?;
     tx.insert_link(&link).await?;
     let detail = json!({
         "name": link.name,
@@ -142,13 +145,14 @@ pub async fn create_link(app: &App, actor: &Actor, new: NewLink) -> Result<Creat
     });
     let subject = Subject { kind: "enrollment_link", id: &link.id.to_string() };
     app.audit(&mut tx, actor, "enrollment_link.created", subject, &detail, now).await?;
+    idempotency::remember(app, &mut tx, actor, &(link.id, &url)).await?;
     tx.commit().await?;
-    Ok(CreatedLink {
-        link: LinkView { link, reserved: 0, state: LinkState::Open },
-        url: Secret::new(url),
-        qr_svg: Secret::new(qr_svg),
-        qr_png: Secret::new(qr_png),
-    })
+    created(LinkView { link, reserved: 0, state: LinkState::Open }, url)
+}
+
+fn created(link: LinkView, url: String) -> Result<CreatedLink, Error> {
+    let (qr_svg, qr_png) = (Secret::new(qr::svg(&url)?), Secret::new(qr::png(&url)?));
+    Ok(CreatedLink { link, url: Secret::new(url), qr_svg, qr_png })
 }
 
 /// Links, newest first: at most `limit` of those that were made before `before`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::audit::Subject;
-use super::{Actor, App, Error, Fault, authorities, enrollment_profile};
+use super::{Actor, App, Error, Fault, authorities, enrollment_profile, idempotency};
 use crate::model::{CaId, ChallengeId, Secret, Timestamp};
 use crate::pki::authority::issue_device_certificate;
 use crate::pki::request::Subject as Name;
@@ -219,6 +219,15 @@ pub struct Minted {
 /// [`Error::Invalid`] with all faults at once.
 pub async fn mint_challenge(app: &App, actor: &Actor, new: NewApiChallenge) -> Result<Minted, Error> {
     let now = app.clock.now();
+    let url = app.settings.pages_url().at("/scep");
+    let mut tx = app.store.begin_write().await?;
+    let (_, authority) = authorities::issuing_certificate(&mut tx).await?;
+    let ca_sha256 = authority.sha256;
+    if let Some((id, code)) = idempotency::earlier::<(ChallengeId, String)>(app, &mut tx, actor).await? {
+        let row = tx.challenge(id).await?.ok_or_else(|| Error::NotFound(format!("challenge {id} is over")))?;
+        let challenge = Secret::new(code);
+        return Ok(Minted { id, challenge, url, ca_sha256, uses: row.uses_allowed, expires_at: row.expires_at });
+    }
     let uses = new.uses.unwrap_or(1);
     let expires_at = new.expires_at.unwrap_or_else(|| now.plus(app.settings.scep.challenge_lifetime));
     let name = new.name.trim();
@@ -239,8 +248,6 @@ pub async fn mint_challenge(app: &App, actor: &Actor, new: NewApiChallenge) -> R
     }
     let code = challenge::code(&*app.random);
     let id = ChallengeId::new(now, &*app.random);
-    let mut tx = app.store.begin_write().await?;
-    let (_, authority) = authorities::issuing_certificate(&mut tx).await?;
     let row = NewChallenge {
         id,
         hash: challenge::hash(code.expose()),
@@ -256,7 +263,7 @@ pub async fn mint_challenge(app: &App, actor: &Actor, new: NewApiChallenge) -> R
     let detail = json!({"name": name, "uses": uses, "expires_at": expires_at});
     let subject = Subject { kind: "challenge", id: &id.to_string() };
     app.audit(&mut tx, actor, "challenge.minted", subject, &detail, now).await?;
+    idempotency::remember(app, &mut tx, actor, &(id, code.expose())).await?;
     tx.commit().await?;
-    let url = app.settings.pages_url().at("/scep");
-    Ok(Minted { id, challenge: code, url, ca_sha256: authority.sha256, uses, expires_at })
+    Ok(Minted { id, challenge: code, url, ca_sha256, uses, expires_at })
 }

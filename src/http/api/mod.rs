@@ -19,9 +19,11 @@ mod schema;
 mod apns;
 mod apps;
 mod audit;
+mod authorities;
 mod certificates;
 mod commands;
 mod devices;
+mod enrollment;
 mod profiles;
 mod server;
 mod tokens;
@@ -81,6 +83,8 @@ fn routes() -> OpenApiRouter<App> {
         .merge(certificates::routes())
         .merge(tokens::routes())
         .merge(audit::routes())
+        .merge(enrollment::routes())
+        .merge(authorities::routes())
 }
 
 async fn not_found(uri: Uri) -> Problem {

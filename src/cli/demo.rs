@@ -2,6 +2,7 @@
 //! enroll from a link and carry out a story of commands.
 
 mod client;
+mod package;
 mod stage;
 mod story;
 

@@ -3,8 +3,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use comfy_table::{Table, presets};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -14,14 +12,17 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::super::Error;
+use super::package;
 use super::stage::{Counts, PATIENCE, Stage, bar};
 use crate::simulator::devices::fleet::Summary;
 
 /// The profile of the story.
 const PROFILE: &str = include_str!("profile.mobileconfig");
 const PROFILE_IDENTIFIER: &str = "org.example.muster.demo";
-/// The app of the story, by its number in the App Store.
-const STORE_ID: i64 = 1_234_567_890;
+/// The media type of a profile.
+const PROFILE_TYPE: &str = "application/x-apple-aspen-config";
+/// The media type of a package.
+const PACKAGE_TYPE: &str = "application/octet-stream";
 
 /// How the story went, while the devices still live.
 pub(super) struct Outcome {
@@ -81,15 +82,19 @@ pub(super) async fn play(stage: &Stage, stop: CancellationToken) -> Result<Outco
         .unwrap_or(&device)
         .to_owned();
 
+    let profile = client.send(Method::POST, "/api/v1/profiles", Some(PROFILE_TYPE), PROFILE.into()).await?;
+    let app = client.send(Method::POST, "/api/v1/apps/package", Some(PACKAGE_TYPE), package::make()?).await?;
+    let (profile, app) = (id_of(&profile)?, id_of(&app)?);
+
     let all = json!({"all": true});
     let script: [(&'static str, Value, Value); 8] = [
         ("device_information", all.clone(), json!({"type": "device_information"})),
-        ("install_profile", all.clone(), json!({"type": "install_profile", "profile": STANDARD.encode(PROFILE)})),
+        ("install_profile", all.clone(), json!({"type": "install_profile", "profile_id": profile})),
         ("lock", all.clone(), json!({"type": "lock", "message": "Please bring me back."})),
         ("clear_passcode", all.clone(), json!({"type": "clear_passcode"})),
-        ("install_app", all.clone(), json!({"type": "install_app", "store_id": STORE_ID})),
+        ("install_app", all.clone(), json!({"type": "install_app", "app_id": app})),
         ("remove_profile", all.clone(), json!({"type": "remove_profile", "identifier": PROFILE_IDENTIFIER})),
-        ("remove_app", all, json!({"type": "remove_app", "bundle_id": format!("com.example.app{STORE_ID}")})),
+        ("remove_app", all, json!({"type": "remove_app", "bundle_id": package::BUNDLE_ID})),
         ("wipe", json!({"devices": [last]}), json!({"type": "wipe"})),
     ];
     let mut steps = Vec::new();
@@ -105,7 +110,7 @@ pub(super) async fn play(stage: &Stage, stop: CancellationToken) -> Result<Outco
 async fn step(stage: &Stage, name: &'static str, targets: &Value, command: &Value) -> Result<Step, Error> {
     let started = Instant::now();
     let accepted = stage.client.post("/api/v1/commands", &json!({"targets": targets, "command": command})).await?;
-    let id = accepted.get("id").and_then(Value::as_str).ok_or_else(|| Error::Demo("a command has no id".to_owned()))?;
+    let id = id_of(&accepted)?;
     let targets = accepted.get("targets").and_then(Value::as_i64).unwrap_or(0);
     let bar = bar(usize::try_from(targets).unwrap_or(0), name);
     let until = started + PATIENCE;
@@ -121,6 +126,11 @@ async fn step(stage: &Stage, name: &'static str, targets: &Value, command: &Valu
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// The id of what an answer shows.
+fn id_of(answer: &Value) -> Result<&str, Error> {
+    answer.get("id").and_then(Value::as_str).ok_or_else(|| Error::Demo(format!("an answer has no id: {answer}")))
 }
 
 impl Outcome {

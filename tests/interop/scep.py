@@ -191,13 +191,16 @@ def openssl(*arguments, data=None):
 
 def read_answer(der, key, signer, ca, transaction, nonce):
     """The issued certificate in a CertRep, whose signature OpenSSL verifies against the CA."""
+    signed_data = only(only(only(der, 0)[1], 1)[1], 0)[1]
+    parts = list(items(signed_data))
+    encapsulated = list(items(parts[2][1]))
+    # A failure has no content; its signature is one over nothing.
+    content = [] if len(encapsulated) > 1 else ["-content", os.devnull]
     with tempfile.NamedTemporaryFile(suffix=".pem") as trusted:
         trusted.write(ca.public_bytes(serialization.Encoding.PEM))
         trusted.flush()
         openssl("cms", "-verify", "-inform", "DER", "-binary", "-purpose", "any", "-CAfile", trusted.name,
-                "-out", os.devnull, data=der)
-    signed_data = only(only(only(der, 0)[1], 1)[1], 0)[1]
-    parts = list(items(signed_data))
+                *content, "-out", os.devnull, data=der)
     signer_info = list(items(only(parts[-1][1], 0)[1]))
     attributes = next(content for tag, content, _ in signer_info if tag == 0xA0)
     values = {}
@@ -209,7 +212,6 @@ def read_answer(der, key, signer, ca, transaction, nonce):
     assert values[oid(OID_RECIPIENT_NONCE)] == nonce
     if values[oid(OID_STATUS)] != b"0":
         raise ScepFailure(values.get(oid(OID_FAIL), b"?").decode())
-    encapsulated = list(items(parts[2][1]))
     envelope = only(encapsulated[1][1], 0)[1]
     degenerate = pkcs7.pkcs7_decrypt_der(envelope, signer, key, [])
     return pkcs7.load_der_pkcs7_certificates(degenerate)[0]

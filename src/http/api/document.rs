@@ -124,6 +124,14 @@ fn complete(operation: &mut Value, rule: &Rule) {
         statuses.extend([400, 412, 428]);
     }
     if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
+        for (status, response) in responses.iter_mut() {
+            // Required of a response, even where the summary of the operation says it all.
+            let reason = status.parse().ok().and_then(|status| http::StatusCode::from_u16(status).ok());
+            let about = reason.and_then(|status| status.canonical_reason()).unwrap_or("An answer");
+            if let Some(response) = response.as_object_mut() {
+                response.entry("description").or_insert_with(|| about.into());
+            }
+        }
         for status in statuses {
             let reference = format!("#/components/responses/{}", response_name(status));
             responses.entry(status.to_string()).or_insert_with(|| json!({"$ref": reference}));

@@ -6,7 +6,6 @@ mod token_update;
 
 use super::device_identity::Presented;
 use super::{App, Error};
-use crate::protocol::Sender;
 use crate::protocol::checkin::CheckIn;
 
 pub use authenticate::authenticate;

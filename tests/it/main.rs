@@ -25,6 +25,7 @@ mod cli_help;
 mod cli_init;
 mod cli_serve;
 mod cli_token;
+mod docs;
 mod enrollment_links;
 mod http_enrollment;
 mod profiles;

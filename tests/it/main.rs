@@ -7,7 +7,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "in a test a panic is the answer"
+    clippy::cloned_ref_to_slice_refs,
+    reason = "in a test a panic is the answer, and a short line worth a copy"
 )]
 
 #[macro_use]

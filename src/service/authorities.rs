@@ -10,7 +10,7 @@ mod tls;
 use serde_json::json;
 
 use super::audit::Subject;
-use super::{Actor, App, Error};
+use super::{Actor, App, Error, idempotency};
 use crate::model::{CaId, Secret, Timestamp};
 use crate::pki::{self, Authority, Certificate, PrivateKey};
 use crate::store::{AuthorityRow, Read, StoreError};
@@ -132,9 +132,13 @@ pub(super) async fn with_keys(app: &App) -> Result<Vec<(CaId, Authority)>, Error
 /// when it is accepted already.
 pub async fn import(app: &App, actor: &Actor, import: Import) -> Result<Listed, Error> {
     let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    if let Some(id) = idempotency::earlier::<CaId>(app, &mut tx, actor).await? {
+        drop(tx);
+        return get(app, id).await;
+    }
     let (certificate, key) = check(&import, now)?;
     let sha256 = certificate.sha256;
-    let mut tx = app.store.begin_write().await?;
     let known = tx.authority_by_sha256(DEVICE, sha256).await?;
     if known.as_ref().is_some_and(|row| row.retired_at.is_none()) {
         return Err(Error::conflict("authority_exists", "certificates of this authority are accepted already"));
@@ -171,6 +175,7 @@ pub async fn import(app: &App, actor: &Actor, import: Import) -> Result<Listed, 
     });
     app.audit(&mut tx, actor, "authority.imported", Subject { kind: "authority", id: &id.to_string() }, &detail, now)
         .await?;
+    idempotency::remember(app, &mut tx, actor, &id).await?;
     tx.commit().await?;
     app.reload_trust().await?;
     get(app, id).await

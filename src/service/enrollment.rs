@@ -25,8 +25,8 @@ const MAX_NAME: usize = 200;
 const MAX_EMAIL: usize = 254;
 /// Most uses of a link that has a number of them.
 const MAX_USES: i64 = 1_000_000;
-/// Most links in one page of a list.
-const MAX_PAGE: i64 = 500;
+/// Most links that are read for one page of a list: one more than are shown.
+const MAX_PAGE: i64 = 501;
 
 /// What a new link is to be.
 #[derive(Clone, Debug, Default)]

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use super::super::Problem;
 use super::admit::Caller;
-use super::input::{At, Body, Query};
+use super::input::{At, Creation, Query};
 use super::output::Made;
 use crate::model::{CaId, Secret, Sha256, Timestamp};
 use crate::service::App;
@@ -124,8 +124,7 @@ async fn list_authorities(State(app): State<App>) -> Result<Json<Authorities>, P
     responses((status = 201, body = Authority, headers(("Location" = String)))))]
 async fn import_authority(
     State(app): State<App>,
-    Caller(actor): Caller,
-    Body(new): Body<NewAuthority>,
+    Creation(actor, new): Creation<NewAuthority>,
 ) -> Result<Made<Authority>, Problem> {
     let import = authorities::Import {
         name: new.name.unwrap_or_default(),

@@ -117,12 +117,15 @@ fn complete(operation: &mut Value, rule: &Rule) {
     if has_body {
         statuses.extend([408, 413, 415, 422]);
     }
-    if rule.method != "GET" {
+    // Also where a device is named by a serial number that several have.
+    if rule.method != "GET" || rule.path.contains("/devices/{id}") {
         statuses.push(409);
     }
     if parameters.iter().any(|parameter| parameter["name"] == "If-Match") {
         statuses.extend([400, 412, 428]);
     }
+    // What makes something (201), or takes it on (202), can be sent again safely.
+    let mut makes_something = false;
     if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
         for (status, response) in responses.iter_mut() {
             // Required of a response, even where the summary of the operation says it all.
@@ -132,13 +135,14 @@ fn complete(operation: &mut Value, rule: &Rule) {
                 response.entry("description").or_insert_with(|| about.into());
             }
         }
+        makes_something = rule.method == "POST" && (responses.contains_key("201") || responses.contains_key("202"));
         for status in statuses {
             let reference = format!("#/components/responses/{}", response_name(status));
             responses.entry(status.to_string()).or_insert_with(|| json!({"$ref": reference}));
         }
     }
     // A package is not read twice to know it again.
-    if rule.method == "POST" && has_body && !rule.is_upload {
+    if makes_something && has_body && !rule.is_upload {
         let key = json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Makes the request safe to send again: the same key with the same request gets the same \

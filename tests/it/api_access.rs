@@ -5,10 +5,10 @@ use std::time::Duration;
 use axum::body::Body;
 use http::Request;
 use http::header::{ALLOW, CACHE_CONTROL, WWW_AUTHENTICATE};
-use muster::http::api::roles::RULES;
 use muster::model::{ManualClock, Role};
 use serde_json::json;
 
+use crate::api_docs::documented_roles;
 use crate::support::api::Api;
 use crate::support::rows::DAY;
 
@@ -56,12 +56,22 @@ both_databases! {
     }
 
     async fn every_route_takes_its_role_and_no_less(api: Api) {
-        for rule in RULES {
-            let path = rule.path.replace("{id}", NOBODY).replace("{enrollment_id}", NOBODY).replace("{sha256}", &"0".repeat(64));
+        let roles = documented_roles();
+        let document = muster::http::api::openapi();
+        let routes = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+            item.as_object().unwrap().keys().map(move |method| (method.to_uppercase(), path.clone()))
+        });
+        let routes: Vec<_> = routes.collect();
+        assert_eq!(routes.len(), roles.len());
+        for (method, template) in routes {
+            let row = roles.iter().find(|(m, path, _)| (m, path) == (&method, &template));
+            let least = row.unwrap_or_else(|| panic!("docs/api/roles.md lacks {method} {template}")).2;
+            let path = template.replace("{id}", NOBODY).replace("{enrollment_id}", NOBODY);
+            let path = path.replace("{sha256}", &"0".repeat(64)).replace("{topic}", "com.apple.mgmt.x");
             for role in [Role::Viewer, Role::Operator, Role::Admin] {
-                let answer = api.json(role, rule.method, &path, &json!({"no such member": 1})).await;
-                let name = format!("{} {} as {role}: {}", rule.method, rule.path, answer.status);
-                if role < rule.role {
+                let answer = api.json(role, &method, &path, &json!({"no such member": 1})).await;
+                let name = format!("{method} {template} as {role}: {}", answer.status);
+                if role < least {
                     assert_eq!(answer.status, 403, "{name}");
                     answer.problem(403, "forbidden");
                 } else {
@@ -69,7 +79,7 @@ both_databases! {
                     assert!(answer.status.as_u16() < 500, "{name}");
                 }
             }
-            let nobody = Request::builder().method(rule.method).uri(&path).body(Body::empty()).unwrap();
+            let nobody = Request::builder().method(method.as_str()).uri(&path).body(Body::empty()).unwrap();
             api.send(nobody).await.problem(401, "unauthorized");
         }
     }

@@ -18,6 +18,7 @@ mod api_access;
 mod api_commands;
 mod api_content;
 mod api_devices;
+mod api_docs;
 mod api_enrollment;
 mod api_server;
 mod apps;

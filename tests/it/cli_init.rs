@@ -7,7 +7,8 @@ use std::path::Path;
 
 use muster::model::Sha256;
 
-use crate::support::program::{Installation, muster};
+use crate::support::db::{Kind, TestDb, run_empty};
+use crate::support::program::{FreshInstallation, muster};
 
 /// Every file and directory under a place, with its mode and content.
 fn contents(place: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
@@ -30,7 +31,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 both_fresh_databases! {
-    async fn an_installation_is_private_and_sound(made: Installation) {
+    async fn an_installation_is_private_and_sound(made: FreshInstallation) {
         for (name, expected) in [("muster.toml", 0o600), ("data", 0o700), ("data/master.key", 0o600)] {
             assert_eq!(mode(&made.path(name)), expected, "{name}");
         }
@@ -51,7 +52,7 @@ both_fresh_databases! {
         assert_eq!(kept[0].to_lowercase(), Sha256::of(made.token().as_bytes()).hex());
     }
 
-    async fn a_second_run_is_refused_and_changes_nothing(made: Installation) {
+    async fn a_second_run_is_refused_and_changes_nothing(made: FreshInstallation) {
         let before = contents(&made.place());
         let second = muster(&["init", made.place().to_str().unwrap()], &[]).with(1);
         assert!(second.stderr.contains("muster.toml is there already, and nothing is overwritten"), "{}", second.stderr);
@@ -66,7 +67,7 @@ both_fresh_databases! {
         assert_eq!(contents(&made.place()), before);
     }
 
-    async fn a_database_in_use_is_refused_from_another_directory(made: Installation) {
+    async fn a_database_in_use_is_refused_from_another_directory(made: FreshInstallation) {
         let other = made.directory.path().join("other");
         let arguments = ["init", other.to_str().unwrap(), "--database-url", &made.database];
         let refused = muster(&arguments, &[]).with(1);
@@ -74,6 +75,32 @@ both_fresh_databases! {
         assert!(!other.exists());
         made.run(&["doctor", "--offline"]).with(0);
     }
+}
+
+/// The key must outlive what is sealed under it, and a database server keeps what it was given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_server_that_was_begun_keeps_its_key() {
+    run_empty(Kind::Postgres, |db: TestDb| async move {
+        // Migrations succeed; what comes after them does not.
+        db.execute(
+            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             BEGIN 
+             EXECUTE 'ALTER TABLE IF EXISTS api_tokens DROP CONSTRAINT IF EXISTS never, ADD CONSTRAINT never CHECK (FALSE)';
+             END $$",
+        )
+        .await;
+        db.execute(
+            "CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION refuse()",
+        )
+        .await;
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("muster");
+        let arguments = ["init", directory.to_str().unwrap(), "--database-url", &db.url];
+        let ended = muster(&arguments, &[]).with(1);
+        assert!(ended.stderr.contains("The files were made, and the database was begun"), "{}", ended.stderr);
+        assert!(directory.join("data/master.key").exists() && directory.join("muster.toml").exists());
+    })
+    .await;
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 
 use super::db::{Fixture, TestDb};
 
@@ -80,7 +82,59 @@ pub struct Installation {
 }
 
 impl Fixture for Installation {
+    /// On SQLite a copy of one that was made once: making keys takes most of the time of a story.
     async fn on(db: TestDb) -> Self {
+        static TEMPLATE: OnceCell<Installation> = OnceCell::const_new();
+        if !db.url.starts_with("sqlite:") {
+            return Self::init(&db);
+        }
+        let template = TEMPLATE.get_or_init(async || Self::init(&db)).await;
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("muster");
+        copy(&template.place(), &place);
+        Self {
+            said: template.said.clone(),
+            database: format!("sqlite:{}", place.join("data/muster.db").display()),
+            directory,
+        }
+    }
+}
+
+/// An [`Installation`] that `muster init` has just made, on SQLite too.
+pub struct FreshInstallation(Installation);
+
+impl Fixture for FreshInstallation {
+    async fn on(db: TestDb) -> Self {
+        Self(Installation::init(&db))
+    }
+}
+
+impl Deref for FreshInstallation {
+    type Target = Installation;
+
+    fn deref(&self) -> &Installation {
+        &self.0
+    }
+}
+
+/// Copies a directory with its modes.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+}
+
+impl Installation {
+    /// Makes one: on SQLite in its own directory, else in the database of the story.
+    fn init(db: &TestDb) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("muster");
         let mut arguments = vec!["init", place.to_str().unwrap()];
@@ -93,9 +147,7 @@ impl Fixture for Installation {
             if is_sqlite { format!("sqlite:{}", place.join("data/muster.db").display()) } else { db.url.clone() };
         Self { directory, said, database }
     }
-}
 
-impl Installation {
     pub fn place(&self) -> PathBuf {
         self.directory.path().join("muster")
     }

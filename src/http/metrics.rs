@@ -290,4 +290,19 @@ mod tests {
         assert!(text.contains("muster_http_requests_in_flight 0"), "{text}");
         assert!(text.contains("muster_connections_open{listener=\"admin\"} 0"), "{text}");
     }
+
+    #[test]
+    fn the_page_about_metrics_lists_them_all() {
+        let page = include_str!("../../docs/operate/metrics.md");
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `muster_")).collect();
+        let expected: Vec<String> = DOCUMENTED
+            .iter()
+            .map(|metric| {
+                let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+                let labels = if labels.is_empty() { "-".to_owned() } else { labels.join(", ") };
+                format!("| `{}` | {labels} | {} |", metric.name, metric.help)
+            })
+            .collect();
+        assert_eq!(rows, expected);
+    }
 }

@@ -342,6 +342,36 @@ both_databases! {
         assert!(delivery.error.unwrap().contains("no unlock token"));
     }
 
+    async fn a_full_disk_is_503_and_nothing_is_half_written(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let command = phone.ask_apps().await;
+        edge.t.db.store.limit_growth(Some(0)).await.unwrap();
+        let big = vec![("InstalledApplicationList", Value::String("x".repeat(300_000)))];
+        let mut members = vec![
+            ("Status", Value::from("Acknowledged")),
+            ("UDID", "PHONE-1".into()),
+            ("CommandUUID", wire_uuid(command).into()),
+        ];
+        members.extend(big);
+        let status = phone.put(REPORT, xml(&members)).await.status.as_u16();
+        if edge.t.db.store.kind() == "sqlite" {
+            assert_eq!(status, 503);
+            assert_eq!(phone.delivery(command).await.state, DeliveryState::Queued);
+            edge.t.db.store.limit_growth(None).await.unwrap();
+            assert_eq!(phone.put(REPORT, xml(&members)).await.status, 200, "it recovers by itself");
+        }
+        assert_eq!(phone.delivery(command).await.state, DeliveryState::Acknowledged);
+    }
+
+    async fn a_database_that_is_gone_is_503_and_never_makes_a_device_leave(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        edge.t.app.store.close().await;
+        let poll = xml(&[("Status", "Idle".into()), ("UDID", "PHONE-1".into())]);
+        assert_eq!(phone.put(REPORT, poll).await.status, 503);
+        assert_eq!(phone.token_update(None).await.status, 503);
+        assert_eq!(phone.authenticate().await.status, 503);
+    }
+
     async fn messages_that_are_none_are_refused(edge: Edge) {
         let phone = edge.enrolled("PHONE-1").await;
         let nested = format!("<plist>{}{}</plist>", "<array>".repeat(10_000), "</array>".repeat(10_000));

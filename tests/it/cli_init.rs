@@ -81,22 +81,11 @@ both_fresh_databases! {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_server_that_was_begun_keeps_its_key() {
     run_empty(Kind::Postgres, |db: TestDb| async move {
-        // Migrations succeed; what comes after them does not.
-        db.execute(
-            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
-             BEGIN 
-             EXECUTE 'ALTER TABLE IF EXISTS api_tokens DROP CONSTRAINT IF EXISTS never, ADD CONSTRAINT never CHECK (FALSE)';
-             END $$",
-        )
-        .await;
-        db.execute(
-            "CREATE EVENT TRIGGER refuse ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION refuse()",
-        )
-        .await;
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("muster");
         let arguments = ["init", directory.to_str().unwrap(), "--database-url", &db.url];
-        let ended = muster(&arguments, &[]).with(1);
+        // Noticed after the migrations.
+        let ended = muster(&arguments, &[("MUSTER_PUSH_ROOTS", "/nowhere/roots.pem")]).with(1);
         assert!(ended.stderr.contains("The files were made, and the database was begun"), "{}", ended.stderr);
         assert!(directory.join("data/master.key").exists() && directory.join("muster.toml").exists());
     })
@@ -117,6 +106,9 @@ fn what_cannot_be_finished_leaves_nothing() {
         assert!(!ended.stderr.is_empty() && ended.stdout.is_empty(), "{url}: {}", ended.stderr);
         assert!(!directory.exists(), "{url}");
     }
+    let late = muster(&["init", directory.to_str().unwrap()], &[("MUSTER_PUSH_ROOTS", "/nowhere/roots.pem")]).with(1);
+    assert!(late.stderr.contains("push.roots: /nowhere/roots.pem"), "{}", late.stderr);
+    assert!(!directory.exists());
     let wrong = muster(&["init", directory.to_str().unwrap(), "--public-url", "http://mdm.example.org"], &[]).with(2);
     assert!(wrong.stderr.contains("is not https, which devices demand"), "{}", wrong.stderr);
     assert!(!directory.exists());

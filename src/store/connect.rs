@@ -12,6 +12,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Postgres, Sqlite, Transaction};
 
 use super::StoreError;
+use super::readers::{Reader, Readers};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -41,7 +42,7 @@ pub struct Store {
 enum Db {
     /// One connection writes, the others only read; WAL lets both go on side by side.
     Sqlite {
-        read: SqlitePool,
+        read: Readers,
         write: SqlitePool,
     },
     Postgres(PgPool),
@@ -57,7 +58,7 @@ pub struct Write(Read);
 
 #[derive(Debug)]
 enum Held {
-    SqliteRead(PoolConnection<Sqlite>),
+    SqliteRead(Reader),
     SqliteWrite(Transaction<'static, Sqlite>),
     PostgresRead(PoolConnection<Postgres>),
     PostgresWrite(Transaction<'static, Postgres>),
@@ -114,10 +115,8 @@ impl Store {
             .connect_with(base.clone().create_if_missing(create))
             .await
             .map_err(|e| StoreError::Open(format!("cannot open the database {path}: {e}")))?;
-        let read = SqlitePoolOptions::new()
-            .max_connections(options.max_connections.clamp(2, 8))
-            .acquire_timeout(WAIT)
-            .connect_lazy_with(base.pragma("query_only", "ON"));
+        let count = usize::try_from(options.max_connections.clamp(2, 8)).unwrap_or(2);
+        let read = Readers::new(base.pragma("query_only", "ON"), count, WAIT);
         Ok(Db::Sqlite { read, write })
     }
 

@@ -32,6 +32,7 @@ mod jobs;
 mod links;
 mod profiles;
 mod push_certificates;
+mod readers;
 mod reports;
 mod sealed;
 mod tokens;

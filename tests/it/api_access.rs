@@ -100,6 +100,10 @@ both_databases! {
         post("text/plain", "{}".to_owned()).await.problem(415, "unsupported_media_type");
         post("application/json", "{\"name\":".to_owned()).await.problem(400, "bad_json");
         post("application/json", String::new()).await.problem(400, "bad_json");
+        let nothing = api.call(Role::Admin, "POST", "/api/v1/tokens", &[], Body::empty()).await;
+        assert_eq!(nothing.problem(422, "invalid_request")["errors"].as_array().unwrap().len(), 2);
+        let untold = api.call(Role::Admin, "POST", "/api/v1/tokens", &[], Body::from("{}")).await;
+        untold.problem(415, "unsupported_media_type");
         post("application/json", "\u{0}".to_owned()).await.problem(400, "bad_json");
         post("application/json", "[".repeat(100_000)).await.problem(400, "bad_json");
         let large = format!("{{\"name\":\"{}\"}}", "x".repeat(9 << 20));

@@ -85,11 +85,13 @@ async fn whole(request: Request, app: &App) -> Result<(Parts, Bytes), Problem> {
 }
 
 pub(super) fn parse<T: DeserializeOwned + ToSchema>(headers: &HeaderMap, raw: &[u8]) -> Result<T, Problem> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(unsupported(&["application/json"]));
-    }
+    let kind = headers.get(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let raw = match kind.map(|kind| kind.split(';').next().unwrap_or_default().trim()) {
+        Some(kind) if kind.eq_ignore_ascii_case("application/json") => raw,
+        // Nothing at all is an object without members: where nothing is needed, nothing has to be said.
+        None if raw.is_empty() => b"{}",
+        _ => return Err(unsupported(&["application/json"])),
+    };
     let value: Value = serde_json::from_slice(raw)
         .map_err(|e| Problem::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is not JSON: {e}")))?;
     let faults = Shape::of::<T>().check(&value);

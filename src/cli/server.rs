@@ -1,6 +1,7 @@
 //! The server, put together: listeners, routes and workers on one [`App`]. The program, the demo and the tests run the
 //! same.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::http::health::Health;
 use crate::http::observe::Observer;
 use crate::http::tls::{CertificateFiles, ServerCertificate, Tls};
 use crate::http::{self as web, Limits, Listener, Metrics, Problem, Proxies, Shutdown};
+use crate::pki::Identity;
 use crate::pki::identity::rustls_certificate;
 use crate::service::{App, authorities};
 use crate::worker;
@@ -241,6 +243,7 @@ async fn keep_certificates(
     if app.settings.devices.tls == DeviceTls::BehindProxy {
         return;
     }
+    let mut told = HashSet::new();
     loop {
         tokio::select! {
             () = shutdown.stopping().cancelled() => return,
@@ -250,16 +253,33 @@ async fn keep_certificates(
             ("devices", &device, authorities::tls_identity(&app).await),
             ("pages", &pages, authorities::pages_identity(&app).await),
         ] {
-            let (Some(held), Ok(Some(identity))) = (held, now) else { continue };
-            if held.chain() == identity.rustls_chain() {
-                continue;
-            }
-            match held.replace(identity.rustls_chain(), identity.rustls_key()) {
-                Ok(()) => tracing::info!(listener = name, "the TLS certificate was renewed"),
-                Err(error) => tracing::warn!(listener = name, %error, "the renewed TLS certificate cannot be used"),
+            let Some(held) = held else { continue };
+            let outcome = now.map_err(|e| e.to_string()).and_then(|identity| take_over(held, identity));
+            match outcome {
+                Ok(false) => {}
+                Ok(true) => {
+                    told.remove(name);
+                    tracing::info!(listener = name, "the TLS certificate was renewed");
+                }
+                // Once, not every few seconds until somebody has mended the files.
+                Err(why) if told.insert(name) => {
+                    tracing::warn!(
+                        listener = name,
+                        why,
+                        "the renewed TLS certificate cannot be used; the old one stays"
+                    );
+                }
+                Err(_) => {}
             }
         }
     }
+}
+
+/// Puts another certificate in place of the one that is held. False: it is the same, or there is none.
+fn take_over(held: &ServerCertificate, identity: Option<Identity>) -> Result<bool, String> {
+    let Some(identity) = identity.filter(|identity| held.chain() != identity.rustls_chain()) else { return Ok(false) };
+    held.replace(identity.rustls_chain(), identity.rustls_key()).map_err(|e| e.to_string())?;
+    Ok(true)
 }
 
 /// Tells TLS of device authorities that were imported or retired.

@@ -202,6 +202,13 @@ pub(super) async fn next(
             remains = true;
             continue;
         }
+        // A lost report. What must not be run twice, or has no time left, waits for an admin instead.
+        if delivery.state == DeliveryState::Sent
+            && (delivery.resend == Resend::ByAdminOnly || delivery.expires_at.is_some_and(|at| at <= now))
+        {
+            apply(tx, &delivery, Transition::Unconfirm, now, Some("no report came")).await?;
+            continue;
+        }
         if let Some(bytes) = offer(app, tx, enrollment, &delivery, connection, now).await? {
             return Ok(Some(bytes));
         }
@@ -227,6 +234,11 @@ async fn offer(
         .command(delivery.command_id)
         .await?
         .ok_or_else(|| Error::Internal(format!("command {} has a delivery and no row", delivery.command_id)))?;
+    if command.cancelled_at.is_some() {
+        // It was handed over before it was cancelled, and no report came: it is not handed over again.
+        apply(tx, delivery, Transition::Void, now, Some("cancelled")).await?;
+        return Ok(None);
+    }
     let plain = app.open(&payload_context(command.id), &command.payload_sealed)?;
     let payload = protocol::wire::read(plain.expose(), protocol::wire::Limits::COMMAND)
         .and_then(protocol::wire::dictionary)

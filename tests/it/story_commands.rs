@@ -175,6 +175,26 @@ both_databases! {
         ));
     }
 
+    async fn a_cancelled_wipe_whose_report_was_lost_is_not_handed_over_again(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let wipe = phone.ask(json!({"type": "wipe"})).await;
+        assert_eq!(phone.idle().await.unwrap().request_type, "EraseDevice");
+        commands::cancel(&edge.t.app, &Actor::command_line(), wipe).await.unwrap();
+        assert_eq!(phone.idle().await, None);
+        assert_eq!(phone.states(wipe).await, ["queued", "sent", "cancelled"]);
+    }
+
+    async fn a_wipe_whose_time_ran_out_is_not_handed_over_again(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let until = edge.t.now().plus(HOUR);
+        let wipe = json!({"type": "wipe"});
+        let wipe = edge.command_with(phone.target().await, wipe, |new| new.expires_at = Some(until)).await.unwrap();
+        assert_eq!(phone.idle().await.unwrap().request_type, "EraseDevice");
+        edge.t.db.clock.advance(2 * HOUR);
+        assert_eq!(phone.idle().await, None);
+        assert_eq!(phone.states(wipe.id).await, ["queued", "sent", "unconfirmed"]);
+    }
+
     async fn a_command_expires(edge: Edge) {
         let phone = edge.enrolled("PHONE-1").await;
         let until = edge.t.now().plus(HOUR);

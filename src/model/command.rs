@@ -15,7 +15,8 @@ pub enum DeliveryState {
     Sent,
     /// The device said NotNow; offered again at its next connection.
     NotNow,
-    /// Handed over, no report, and running it twice would hurt: an admin may deliver it again.
+    /// Handed over and no report: running it twice would hurt, so that an admin may deliver it again, or the device has
+    /// left since, so that nobody knows.
     Unconfirmed,
     /// The device did it. Terminal.
     Acknowledged,
@@ -40,13 +41,13 @@ pub enum Transition {
     Fail,
     /// The device reported NotNow.
     Defer,
-    /// An Idle came without a report, and the command must not be run twice by itself.
+    /// An Idle came without a report, and the command must not be run twice by itself; or the enrollment ended.
     Unconfirm,
     /// An admin asks for another delivery of an unconfirmed command.
     Redeliver,
     /// An admin withdraws it.
     Cancel,
-    /// A new enrollment or the end of one makes it void, whether or not it had been handed over.
+    /// A new enrollment makes it void, whether or not it had been handed over; the end of one, where it had not.
     Void,
     /// Its expiry passed.
     Expire,

@@ -21,8 +21,8 @@ pub(super) use fill::{AtDelivery, to_json as fills_to_json};
 const SILENCE: Duration = Duration::from_secs(10 * 60);
 /// When to wake a device that said NotNow, at the earliest; the same again at most is added at random.
 const NOT_NOW: Duration = Duration::from_secs(10 * 60);
-/// Most open deliveries that are looked at for one answer.
-const WINDOW: i64 = 200;
+/// Deliveries that are read at once; what changes many goes on until none is left.
+const BATCH: i64 = 50;
 
 /// Why all that is open for an enrollment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,32 +79,39 @@ async fn write(tx: &mut Write, next: &Delivery, detail: Option<&str>) -> Result<
 }
 
 /// Ends everything that is open for an enrollment.
+///
+/// What the device never had is cancelled. What it had and did not report on may have happened: what this end proves is
+/// presumed done, and the rest is unconfirmed for good, unless the device enrolls anew, which makes it void.
 pub(super) async fn void_open(tx: &mut Write, id: EnrollmentId, end: End, now: Timestamp) -> Result<(), Error> {
     for delivery in tx.unfinished_deliveries(id).await? {
-        let done = match end {
-            End::NewEnrollment => delivery.resend == Resend::SameGeneration && delivery.state == DeliveryState::Sent,
-            End::CheckOut if delivery.state == DeliveryState::Sent => tx
-                .command(delivery.command_id)
-                .await?
-                .is_some_and(|command| command.destruction.as_deref() == Some("unenroll")),
-            End::CheckOut | End::Wiped | End::Removed => false,
+        let was_handed_over = matches!(delivery.state, DeliveryState::Sent | DeliveryState::Unconfirmed);
+        let transition = match end {
+            End::NewEnrollment if was_handed_over && delivery.resend == Resend::SameGeneration => Transition::Presume,
+            End::CheckOut if was_handed_over && unenrolls(tx, &delivery).await? => Transition::Presume,
+            End::CheckOut | End::Wiped | End::Removed if was_handed_over => Transition::Unconfirm,
+            _ => Transition::Void,
         };
-        let transition = if done { Transition::Presume } else { Transition::Void };
         apply(tx, &delivery, transition, now, Some(end.text())).await?;
     }
     Ok(())
 }
 
+async fn unenrolls(tx: &mut Write, delivery: &Delivery) -> Result<bool, Error> {
+    let command = tx.command(delivery.command_id).await?;
+    Ok(command.is_some_and(|command| command.destruction.as_deref() == Some("unenroll")))
+}
+
 /// A renewal that was handed over is done: the device sent its Authenticate and TokenUpdate again.
 pub(super) async fn presume_renewal(tx: &mut Write, id: EnrollmentId, now: Timestamp) -> Result<(), Error> {
-    for delivery in tx.open_deliveries(id, WINDOW).await? {
-        if delivery.state == DeliveryState::Sent
-            && tx.command(delivery.command_id).await?.is_some_and(|command| command.verb == super::commands::RENEW)
-        {
+    loop {
+        let sent = tx.sent_of_verb(id, super::commands::RENEW, BATCH).await?;
+        if sent.is_empty() {
+            return Ok(());
+        }
+        for delivery in sent {
             apply(tx, &delivery, Transition::Presume, now, Some("the device authenticated anew")).await?;
         }
     }
-    Ok(())
 }
 
 /// What begins with Idle: commands for all become deliveries, what ran out of time expires, and what must not be run
@@ -112,8 +119,12 @@ pub(super) async fn presume_renewal(tx: &mut Write, id: EnrollmentId, now: Times
 pub(super) async fn begin_connection(tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<i64, Error> {
     let connection = tx.begin_connection(enrollment.id, now).await?;
     materialize(tx, enrollment, now).await?;
-    for delivery in tx.open_deliveries(enrollment.id, WINDOW).await? {
-        if delivery.state == DeliveryState::Sent && delivery.resend == Resend::ByAdminOnly {
+    loop {
+        let sent = tx.sent_by_admin_only(enrollment.id, BATCH).await?;
+        if sent.is_empty() {
+            break;
+        }
+        for delivery in sent {
             apply(tx, &delivery, Transition::Unconfirm, now, Some("no report came")).await?;
         }
     }
@@ -179,6 +190,9 @@ pub(super) fn queued(command: &CommandRow, enrollment: &Enrollment, now: Timesta
 
 /// Chooses and hands over the next command, as the bytes that go to the device; none when there is nothing to do in
 /// this connection.
+///
+/// The store leaves out what was offered in this connection already, so that nothing hides behind it however much it is.
+/// What is passed over here is out of the way by that: each round has fewer left.
 pub(super) async fn next(
     app: &App,
     tx: &mut Write,
@@ -186,39 +200,47 @@ pub(super) async fn next(
     connection: i64,
     now: Timestamp,
 ) -> Result<Option<Vec<u8>>, Error> {
-    let mut remains = false;
-    for delivery in tx.open_deliveries(enrollment.id, WINDOW).await? {
-        if delivery.generation != enrollment.generation {
-            // Made while the device enrolled anew: never delivered.
-            apply(tx, &delivery, Transition::Void, now, Some(End::NewEnrollment.text())).await?;
-            continue;
+    loop {
+        let batch = tx.offerable_deliveries(enrollment.id, connection, BATCH).await?;
+        if batch.is_empty() {
+            break;
         }
-        if delivery.expires_at.is_some_and(|at| at <= now)
-            && apply(tx, &delivery, Transition::Expire, now, None).await?
-        {
-            continue;
-        }
-        if delivery.state != DeliveryState::Queued && delivery.connection >= connection {
-            remains = true;
-            continue;
-        }
-        // A lost report. What must not be run twice, or has no time left, waits for an admin instead.
-        if delivery.state == DeliveryState::Sent
-            && (delivery.resend == Resend::ByAdminOnly || delivery.expires_at.is_some_and(|at| at <= now))
-        {
-            apply(tx, &delivery, Transition::Unconfirm, now, Some("no report came")).await?;
-            continue;
-        }
-        if let Some(bytes) = offer(app, tx, enrollment, &delivery, connection, now).await? {
-            return Ok(Some(bytes));
+        for delivery in batch {
+            if pass_over(tx, enrollment, &delivery, now).await? {
+                continue;
+            }
+            if let Some(bytes) = offer(app, tx, enrollment, &delivery, connection, now).await? {
+                return Ok(Some(bytes));
+            }
         }
     }
+    let remains = tx.has_open_deliveries(enrollment.id).await?;
     let wake = remains.then(|| {
         let spread = Duration::from_micros(app.random.below(u64::try_from(NOT_NOW.as_micros()).unwrap_or(0)));
         now.plus(NOT_NOW).plus(spread)
     });
     tx.put_off_wake(enrollment.id, wake).await?;
     Ok(None)
+}
+
+/// Whether a delivery is not to be handed over any more; then it has left the open states, or waits for an admin.
+async fn pass_over(
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    delivery: &Delivery,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    if delivery.generation != enrollment.generation {
+        // Made while the device enrolled anew: never delivered.
+        return apply(tx, delivery, Transition::Void, now, Some(End::NewEnrollment.text())).await;
+    }
+    let is_over = delivery.expires_at.is_some_and(|at| at <= now);
+    if delivery.state == DeliveryState::Sent {
+        // A lost report. What must not be run twice, or has no time left, waits for an admin instead.
+        let waits = is_over || delivery.resend == Resend::ByAdminOnly;
+        return Ok(waits && apply(tx, delivery, Transition::Unconfirm, now, Some("no report came")).await?);
+    }
+    Ok(is_over && apply(tx, delivery, Transition::Expire, now, None).await?)
 }
 
 /// Hands one delivery over. None: it cannot be filled in for this device, and has failed.
@@ -246,7 +268,8 @@ async fn offer(
     let payload = match fill::apply(app, tx, enrollment, &command, payload, now).await {
         Ok(payload) => payload,
         Err(fill::Failure::Missing(what)) => {
-            let Some(mut failed) = step(delivery, Transition::Fail, now) else { return Ok(None) };
+            let mut failed = step(delivery, Transition::Fail, now)
+                .ok_or_else(|| Error::Internal(format!("a delivery that is {} was to fail", delivery.state)))?;
             failed.answered_at = Some(now);
             failed.error = Some(serde_json::json!([{"domain": "muster", "code": 0, "description": what}]).to_string());
             write(tx, &failed, Some(&what)).await?;
@@ -254,7 +277,8 @@ async fn offer(
         }
         Err(fill::Failure::Other(error)) => return Err(error),
     };
-    let Some(mut sent) = step(delivery, Transition::Offer, now) else { return Ok(None) };
+    let mut sent = step(delivery, Transition::Offer, now)
+        .ok_or_else(|| Error::Internal(format!("a delivery that is {} was to be offered", delivery.state)))?;
     sent.connection = connection;
     sent.attempts += 1;
     sent.sent_at = Some(now);

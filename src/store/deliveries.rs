@@ -93,17 +93,95 @@ impl Read {
         )
     }
 
-    /// What is open for an enrollment (queued, sent, not now), in the order of delivery.
-    pub async fn open_deliveries(&mut self, enrollment: EnrollmentId, limit: i64) -> Result<Vec<Delivery>, StoreError> {
+    /// What may be offered to an enrollment in this connection (queued; sent or put off in an earlier one), in the
+    /// order of delivery.
+    pub async fn offerable_deliveries(
+        &mut self,
+        enrollment: EnrollmentId,
+        connection: i64,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
         on!(
             self,
             fetch_all,
             query_as(
                 "SELECT * FROM deliveries
                   WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
+                    AND (state = 'queued' OR connection < $2)
+                  ORDER BY priority, queued_at, command_id LIMIT $3",
+                enrollment,
+                connection,
+                limit
+            )
+        )
+    }
+
+    /// Whether anything is open for an enrollment (queued, sent, not now).
+    pub async fn has_open_deliveries(&mut self, enrollment: EnrollmentId) -> Result<bool, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM deliveries
+                                 WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now'))",
+                enrollment
+            )
+        )
+    }
+
+    /// What was handed over and not answered, and must not be handed over again without an admin.
+    pub async fn sent_by_admin_only(
+        &mut self,
+        enrollment: EnrollmentId,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM deliveries
+                  WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
+                    AND state = 'sent' AND resend = 'by_admin_only'
                   ORDER BY priority, queued_at, command_id LIMIT $2",
                 enrollment,
                 limit
+            )
+        )
+    }
+
+    /// What was handed over and not answered, of commands with this verb.
+    pub async fn sent_of_verb(
+        &mut self,
+        enrollment: EnrollmentId,
+        verb: &str,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT d.* FROM deliveries d JOIN commands c ON c.id = d.command_id
+                  WHERE d.enrollment_id = $1 AND d.state IN ('queued', 'sent', 'not_now')
+                    AND d.state = 'sent' AND c.verb = $2
+                  ORDER BY d.priority, d.queued_at, d.command_id LIMIT $3",
+                enrollment,
+                verb,
+                limit
+            )
+        )
+    }
+
+    /// How many deliveries of a command wait for an admin and could be handed over again: those of the present
+    /// generation of an enrollment that has not ended.
+    pub async fn count_redeliverable(&mut self, command: CommandId) -> Result<i64, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT COUNT(*) FROM deliveries d JOIN enrollments e ON e.id = d.enrollment_id
+                  WHERE d.command_id = $1 AND d.state = 'unconfirmed' AND e.state = 'enabled'
+                    AND e.generation = d.generation",
+                command
             )
         )
     }

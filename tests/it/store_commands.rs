@@ -12,7 +12,7 @@ const NOBODY: EnrollmentId = EnrollmentId(uuid::Uuid::nil());
 async fn open(db: &TestDb, phone: &Phone) -> Vec<String> {
     let mut read = db.read().await;
     let mut types = Vec::new();
-    for delivery in read.open_deliveries(phone.id, 10).await.unwrap() {
+    for delivery in read.offerable_deliveries(phone.id, 1, 10).await.unwrap() {
         types.push(read.command(delivery.command_id).await.unwrap().unwrap().request_type);
     }
     types
@@ -118,7 +118,7 @@ both_databases! {
         phone.queue(&db, &NewCommand { priority: -10, ..command(&db, "DeviceLock") }).await;
         let order = ["DeviceLock", "InstallProfile", "RestartDevice", "InstalledApplicationList"];
         assert_eq!(open(&db, &phone).await, order);
-        let first = db.read().await.open_deliveries(phone.id, 1).await.unwrap();
+        let first = db.read().await.offerable_deliveries(phone.id, 1, 1).await.unwrap();
         assert_eq!((first.len(), first[0].priority), (1, -10));
     }
 
@@ -130,7 +130,7 @@ both_databases! {
         }
         ids.sort();
         let read = async || {
-            let deliveries = db.read().await.open_deliveries(phone.id, 10).await.unwrap();
+            let deliveries = db.read().await.offerable_deliveries(phone.id, 1, 10).await.unwrap();
             deliveries.iter().map(|d| d.command_id).collect::<Vec<_>>()
         };
         assert_eq!(read().await, ids);
@@ -147,12 +147,27 @@ both_databases! {
         }
         use DeliveryState as S;
         let mut read = db.read().await;
-        let open = read.open_deliveries(phone.id, 100).await.unwrap();
+        let open = read.offerable_deliveries(phone.id, 1, 100).await.unwrap();
         assert_eq!(open.iter().map(|d| d.state).collect::<Vec<_>>(), [S::Queued, S::Sent, S::NotNow]);
         let unfinished = read.unfinished_deliveries(phone.id).await.unwrap();
         let states: Vec<_> = unfinished.iter().map(|d| d.state).collect();
         assert_eq!(states, [S::Queued, S::Sent, S::NotNow, S::Unconfirmed]);
         assert!(states.iter().all(|s| !s.is_terminal()));
+    }
+
+    async fn what_was_offered_in_this_connection_is_left_out(db: TestDb) {
+        use DeliveryState as S;
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        for state in [S::Sent, S::NotNow, S::Queued] {
+            let mut made = phone.queue(&db, &command(&db, "ProfileList")).await;
+            made.connection = 7;
+            step(&db, &mut made, state).await;
+        }
+        let mut read = db.read().await;
+        let now = read.offerable_deliveries(phone.id, 7, 100).await.unwrap();
+        assert_eq!(now.iter().map(|d| d.state).collect::<Vec<_>>(), [S::Queued]);
+        assert_eq!(read.offerable_deliveries(phone.id, 8, 100).await.unwrap().len(), 3);
+        assert!(read.has_open_deliveries(phone.id).await.unwrap());
     }
 
     async fn what_the_device_may_have_does_not_expire(db: TestDb) {

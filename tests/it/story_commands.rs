@@ -55,6 +55,82 @@ both_databases! {
         assert_eq!(phone.wake_at().await, None);
     }
 
+    async fn nothing_hides_behind_what_was_put_off(edge: Edge) {
+        const MANY: usize = 220;
+        let phone = edge.enrolled("PHONE-1").await;
+        for _ in 0..MANY {
+            phone.ask(json!({"type": "profiles"})).await;
+        }
+        let mut next = phone.idle().await;
+        for _ in 1..MANY {
+            next = phone.not_now(&next.unwrap()).await;
+        }
+        edge.t.db.clock.advance(MINUTE);
+        let behind = phone.ask(json!({"type": "certificates"})).await;
+        let next = phone.not_now(&next.unwrap()).await.unwrap();
+        assert_eq!(next.uuid, wire_uuid(behind), "it comes in this connection still");
+        assert_eq!(phone.acknowledge(&next).await, None);
+        assert!(phone.wake_at().await.unwrap() > edge.t.now());
+        assert_eq!(phone.finish_all().await.len(), MANY);
+    }
+
+    async fn all_that_must_not_be_run_twice_waits_for_an_admin(edge: Edge) {
+        const MANY: usize = 60;
+        let phone = edge.enrolled("PHONE-1").await;
+        let mut asked = Vec::new();
+        for _ in 0..MANY {
+            asked.push(phone.ask(json!({"type": "restart"})).await);
+        }
+        assert!(phone.idle().await.is_some());
+        for _ in 1..MANY {
+            // About nothing known: the next is handed over, and no report comes.
+            assert!(phone.report_with("Acknowledged", Some("nothing"), &[]).await.is_some());
+        }
+        assert_eq!(phone.idle().await, None);
+        for command in asked {
+            assert_eq!(phone.delivery(command).await.state, DeliveryState::Unconfirmed);
+        }
+    }
+
+    async fn what_was_handed_over_before_a_phone_left_is_not_called_cancelled(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let wipe = phone.ask(json!({"type": "wipe"})).await;
+        let restart = phone.ask(json!({"type": "restart"})).await;
+        assert_eq!(phone.idle().await.unwrap().request_type, "EraseDevice");
+        assert!(phone.report_with("Acknowledged", Some("nothing"), &[]).await.is_some());
+        let waiting = phone.ask_apps().await;
+        assert_eq!(phone.check_in("CheckOut", &[]).await.status, 200);
+        for sent in [wipe, restart] {
+            assert_eq!(phone.states(sent).await, ["queued", "sent", "unconfirmed"]);
+            let again = commands::redeliver(&edge.t.app, &Actor::command_line(), sent, None).await.unwrap_err();
+            assert_eq!(code(&again), "nothing_unconfirmed", "the device has left");
+        }
+        assert_eq!(phone.states(waiting).await, ["queued", "cancelled"]);
+
+        phone.enroll().await;
+        assert_eq!(phone.states(wipe).await, ["queued", "sent", "unconfirmed", "presumed_done"]);
+        assert_eq!(phone.delivery(restart).await.state, DeliveryState::Cancelled);
+        assert_eq!(phone.finish_all().await, ["DeviceInformation", "SecurityInfo"], "and nothing of it is run again");
+    }
+
+    async fn a_report_that_comes_after_the_check_out_counts(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let wipe = phone.ask(json!({"type": "wipe"})).await;
+        let offered = phone.idle().await.unwrap();
+        assert_eq!(phone.check_in("CheckOut", &[]).await.status, 200);
+        assert_eq!(phone.acknowledge(&offered).await, None);
+        assert_eq!(phone.delivery(wipe).await.state, DeliveryState::Acknowledged);
+    }
+
+    async fn what_was_handed_over_before_an_admin_removed_the_device_is_unconfirmed(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let (sent, queued) = (phone.ask(json!({"type": "wipe"})).await, phone.ask_apps().await);
+        assert!(phone.idle().await.is_some());
+        muster::service::devices::remove(&edge.t.app, &Actor::command_line(), phone.device_id().await).await.unwrap();
+        assert_eq!(phone.states(sent).await, ["queued", "sent", "unconfirmed"]);
+        assert_eq!(phone.states(queued).await, ["queued", "cancelled"]);
+    }
+
     async fn a_lost_report_makes_the_command_be_offered_again(edge: Edge) {
         let phone = edge.enrolled("PHONE-1").await;
         let command = phone.ask_apps().await;

@@ -55,9 +55,7 @@ pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let command = tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
-    let unconfirmed = tx.count_deliveries(id).await?;
-    let unconfirmed = unconfirmed.iter().find(|(word, _)| word == DeliveryState::Unconfirmed.as_str());
-    let unconfirmed = unconfirmed.map_or(0, |(_, count)| u64::try_from(*count).unwrap_or(0));
+    let unconfirmed = u64::try_from(tx.count_redeliverable(id).await?).unwrap_or(0);
     if unconfirmed == 0 {
         return Err(nothing_unconfirmed());
     }
@@ -77,7 +75,8 @@ pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<
 fn nothing_unconfirmed() -> Error {
     Error::conflict(
         "nothing_unconfirmed",
-        "no delivery of this command is unconfirmed; others are offered again by the server itself",
+        "no delivery of this command is unconfirmed on a device that is still enrolled as it was then; others are \
+         offered again by the server itself",
     )
 }
 
@@ -116,8 +115,12 @@ async fn one(
     transition: Transition,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    tx.enrollment_by_id_for_update(enrollment).await?;
+    let Some(channel) = tx.enrollment_by_id_for_update(enrollment).await? else { return Ok(false) };
     let Some(delivery) = tx.delivery(enrollment, id).await? else { return Ok(false) };
+    if transition == Transition::Redeliver && !(channel.is_enabled() && channel.generation == delivery.generation) {
+        // The device has left since, or enrolled anew: nothing of then is handed over any more.
+        return Ok(false);
+    }
     let done = apply(tx, &delivery, transition, now, None).await?;
     if done && transition == Transition::Redeliver {
         tx.request_wake(enrollment, now, now.plus(app.settings.push.sync_interval)).await?;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -96,14 +97,19 @@ async fn observe(State(observer): State<Arc<Observer>>, mut request: Request, ne
     response
 }
 
-fn log(route: &str, response: &Response, took: std::time::Duration) {
+fn log(route: &str, response: &Response, took: Duration) {
     let status = response.status().as_u16();
-    let milliseconds = took.as_secs_f64() * 1000.0;
+    let milliseconds = in_milliseconds(took);
     if status < 400 && FREQUENT_ROUTES.contains(&route) {
         tracing::event!(Level::DEBUG, status, milliseconds, "answered");
     } else {
         tracing::event!(Level::INFO, status, milliseconds, "answered");
     }
+}
+
+/// Milliseconds with no more than three decimals: what is below a microsecond says nothing and is long.
+fn in_milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
 /// The path for the log: without query, with dots for what the route names a secret. A path without a route is not

@@ -219,6 +219,20 @@ both_databases! {
         world.end().await;
     }
 
+    async fn a_phone_that_may_not_enroll_tells_what_the_page_says(world: World) {
+        let phone = world.phone(1, PhoneOptions::default());
+        let link = world.link(1).await;
+        push_certificates::remove(&world.app, &Actor::command_line(), TOPIC, true).await.unwrap();
+        let error = phone.fetch_profile(&link).await.unwrap_err().to_string();
+        assert!(error.contains("no link to a profile; it says: \"Not ready yet"), "{error}");
+        assert!(error.contains("push certificate is missing"), "{error}");
+        let unknown = link.join("/enroll/abcd2345abcd2345abcd2345ab").unwrap();
+        let error = phone.fetch_profile(&unknown).await.unwrap_err();
+        assert_eq!(error.status(), Some(404));
+        assert!(error.to_string().contains("404: This link is not known Please check"), "{error}");
+        world.end().await;
+    }
+
     async fn signatures_alone_and_certificates_alone_are_enough(world: World) {
         for authentication in [Authentication::SignatureOnly, Authentication::TlsOnly] {
             let phone = world.enrolled(PhoneOptions { authentication, ..PhoneOptions::default() }).await;

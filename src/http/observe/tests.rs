@@ -105,6 +105,15 @@ async fn the_log_shows_requests_and_no_secrets() {
     assert!(text.contains("(no route)") && text.contains("status=404"), "{text}");
 }
 
+#[test]
+fn times_are_short_to_read() {
+    let shown = |nanos| in_milliseconds(Duration::from_nanos(nanos)).to_string();
+    assert_eq!(
+        [shown(40), shown(84_333), shown(1_249_999_777), shown(30_000_000_000)],
+        ["0", "0.084", "1250", "30000"]
+    );
+}
+
 #[tokio::test]
 async fn polls_are_logged_more_quietly() {
     let (app, _) = app();

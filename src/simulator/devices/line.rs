@@ -10,6 +10,7 @@ use reqwest::{Method, RequestBuilder};
 use url::Url;
 
 use super::error::PhoneError;
+use super::page;
 use crate::pki::{Certificate, Identity};
 
 /// The largest answer that is read, in bytes.
@@ -95,9 +96,12 @@ impl Answer {
         value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
     }
 
-    /// The body as text, cut to what can be shown.
+    /// The body as text, cut to what can be shown; of a page what a person would read.
     #[must_use]
     pub fn text(&self) -> String {
+        if self.media_type() == "text/html" {
+            return page::reason(&String::from_utf8_lossy(&self.body));
+        }
         String::from_utf8_lossy(&self.body).chars().take(SHOWN).collect()
     }
 
@@ -206,6 +210,8 @@ mod tests {
     fn answers_are_judged() {
         let error = answer(404, &[], b"no such thing").expect_ok("poll").unwrap_err();
         assert_eq!((error.status(), error.to_string().contains("no such thing")), (Some(404), true));
+        let page = answer(410, &[("content-type", "text/html; charset=utf-8")], b"<body><h1>Expired</h1>");
+        assert_eq!(page.expect_ok("open").unwrap_err().to_string(), "open: unexpected status 410: Expired");
         answer(200, &[("content-length", "0")], b"").expect_device_answer("poll").unwrap();
         answer(200, &[], b"").expect_device_answer("poll").unwrap_err();
         answer(204, &[("content-length", "0")], b"").expect_device_answer("poll").unwrap_err();

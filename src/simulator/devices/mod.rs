@@ -14,6 +14,7 @@ mod handset;
 mod keys;
 mod line;
 mod package;
+mod page;
 mod phone;
 mod profile;
 mod scep;

@@ -17,6 +17,7 @@ use super::facts::{self, Facts};
 use super::handset::Handset;
 use super::keys::KeySource;
 use super::line::{Answer, Authentication, Line};
+use super::page;
 use super::profile::ProfileFile;
 use super::scep::{self, Applicant};
 use super::wakes::{Receiver, WakeService};
@@ -166,8 +167,8 @@ impl Phone {
         if page.media_type() == PROFILE_TYPE {
             return Ok(page.body);
         }
-        let target = profile_link(&place, &String::from_utf8_lossy(&page.body))
-            .ok_or_else(|| PhoneError::protocol("open the enrollment link", "the page has no link to a profile"))?;
+        let target =
+            page::profile_link(&place, &String::from_utf8_lossy(&page.body)).ok_or_else(|| no_profile(&page))?;
         let (_, answer) = browse(&browser, &target).await?;
         let answer = answer.expect_ok("fetch the profile")?;
         if answer.media_type() != PROFILE_TYPE {
@@ -325,6 +326,12 @@ impl Phone {
     }
 }
 
+/// A page without a link to a profile says why.
+fn no_profile(page: &Answer) -> PhoneError {
+    let said = page::reason(&String::from_utf8_lossy(&page.body));
+    PhoneError::protocol("open the enrollment link", format!("the page has no link to a profile; it says: {said:?}"))
+}
+
 /// Opens a page and follows redirections; tells where it ended.
 async fn browse(browser: &Line, link: &Url) -> Result<(Url, Answer), PhoneError> {
     const STEP: &str = "open a page";
@@ -342,31 +349,4 @@ async fn browse(browser: &Line, link: &Url) -> Result<(Url, Answer), PhoneError>
         }
     }
     Err(PhoneError::protocol(STEP, "redirected too often"))
-}
-
-/// The link of a page that leads to a profile.
-fn profile_link(place: &Url, html: &str) -> Option<Url> {
-    html.split("href=").skip(1).find_map(|rest| {
-        let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
-        let target = rest.get(1..)?.split(quote).next()?.replace("&amp;", "&");
-        let url = place.join(&target).ok()?;
-        let path = url.path();
-        (path.ends_with("/profile") || path.ends_with(".mobileconfig")).then_some(url)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_link_to_the_profile_is_found() {
-        let place: Url = "https://mdm.example.org/enroll/abc".parse().unwrap();
-        let html = r#"<link href="/style.css"><a class=x href="/enroll/abc/profile?a=1&amp;b=2">Install</a>"#;
-        assert_eq!(profile_link(&place, html).unwrap().as_str(), "https://mdm.example.org/enroll/abc/profile?a=1&b=2");
-        assert!(
-            profile_link(&place, "<a href='one.mobileconfig'>").unwrap().path().ends_with("/enroll/one.mobileconfig")
-        );
-        assert_eq!(profile_link(&place, "<a href=/profile>no quotes</a> href=\""), None);
-    }
 }

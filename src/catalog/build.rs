@@ -166,6 +166,9 @@ impl Request {
                 if request_type == "ClearPasscode" && !payload.contains_key("UnlockToken") {
                     self.fills.push(Fill::UnlockToken);
                 }
+                if request_type == "EraseDevice" && comes_back_unenrolled(payload) {
+                    self.fills.push(Fill::ReturnToServiceProfile);
+                }
                 self.show("request_type", request_type.as_str());
                 self.show("payload", redacted(&Value::Dictionary(payload.clone()), false));
                 request_type
@@ -299,6 +302,12 @@ impl Request {
             self.show("pin", REDACTED);
         }
     }
+}
+
+/// Whether an erased device is to come back by itself and was not given the profile to enroll by.
+fn comes_back_unenrolled(erase: &Dictionary) -> bool {
+    let Some(Value::Dictionary(back)) = erase.get("ReturnToService") else { return false };
+    back.get("Enabled").and_then(Value::as_boolean) == Some(true) && !back.contains_key("MDMProfileData")
 }
 
 const REDACTED: &str = "[redacted]";

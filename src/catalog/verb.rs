@@ -392,7 +392,8 @@ fn apple(m: &Members<'_>, members: &Map<String, Value>, faults: &mut Vec<Fault>)
     Some(Verb::Apple { request_type: request_type?, payload: payload? })
 }
 
-/// A profile whose content was looked at, unless it is signed: opening it takes the `pki` room.
+/// A profile whose content was looked at, unless it is signed: opening it takes the `pki` room, so whoever takes the
+/// command does that.
 fn profile(bytes: Vec<u8>, name: &str, faults: &mut Vec<Fault>) -> Option<Vec<u8>> {
     if is_signed(&bytes) {
         return Some(bytes);

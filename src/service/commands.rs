@@ -1,6 +1,7 @@
 //! Accepting, cancelling and delivering again what admins ask for.
 
 mod accept;
+mod inline;
 mod internal;
 mod manage;
 

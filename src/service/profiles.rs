@@ -26,7 +26,7 @@ pub const MAX_PROFILE_BYTES: usize = Limits::PROFILE.bytes;
 /// [`Error::Invalid`] `invalid_profile` with all faults; [`Error::Conflict`] `identifier_taken` naming the profile that
 /// has the same identifier.
 pub async fn create(app: &App, actor: &Actor, file: &[u8]) -> Result<ProfileFacts, Error> {
-    let read = Upload::read(app, file)?;
+    let read = check(app, file)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     if let Some(id) = idempotency::earlier::<ProfileId>(app, &mut tx, actor).await? {
@@ -63,7 +63,7 @@ pub async fn replace(
     revision: Option<i64>,
     file: &[u8],
 ) -> Result<ProfileFacts, Error> {
-    let read = Upload::read(app, file)?;
+    let read = check(app, file)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let old = tx.profile_facts(id).await?.ok_or_else(|| not_found(id))?;
@@ -152,37 +152,63 @@ pub fn content_context(id: ProfileId) -> String {
     format!("profiles.content:{id}")
 }
 
-/// An uploaded profile, read.
-struct Upload {
+/// A profile that somebody handed in, read.
+pub(super) struct Upload {
     profile: Mobileconfig,
     signed: bool,
 }
 
-impl Upload {
-    fn read(app: &App, file: &[u8]) -> Result<Self, Error> {
-        if file.len() > MAX_PROFILE_BYTES {
-            return Err(invalid(&format!("the profile is larger than {MAX_PROFILE_BYTES} bytes"), Vec::new()));
-        }
-        let signed = is_signed(file);
-        let opened = if signed {
-            let opened = pki::profile::open(file).map_err(|e| invalid(&e.to_string(), Vec::new()))?;
-            Some(Secret::new(opened.profile))
-        } else {
-            None
-        };
-        let content = opened.as_ref().map_or(file, |opened| opened.expose().as_slice());
-        let profile = Mobileconfig::parse(content).map_err(|faults| {
-            let faults = faults.into_iter().map(|found| fault(&found.pointer, found.detail)).collect();
-            invalid("the file is no configuration profile that devices take", faults)
-        })?;
-        // Installed, it would take the place of the device's own enrollment; removed, it would end it.
-        if profile.identifier == app.settings.enrollment.profile_identifier {
-            let detail = "is that of the enrollment profile (setting enrollment.profile_identifier)".to_owned();
-            return Err(invalid("the identifier is taken by the server", vec![fault("/PayloadIdentifier", detail)]));
-        }
-        Ok(Self { profile, signed })
-    }
+/// Why a profile is not taken.
+pub(super) struct Refused {
+    /// What is wrong with the whole.
+    pub detail: String,
+    /// What is wrong inside, each with its place in the profile.
+    pub faults: Vec<Fault>,
+}
 
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        invalid(&refused.detail, refused.faults)
+    }
+}
+
+/// Reads a profile, XML or binary, signed or not.
+pub(super) fn read(file: &[u8]) -> Result<Upload, Refused> {
+    let whole = |detail: String| Refused { detail, faults: Vec::new() };
+    if file.len() > MAX_PROFILE_BYTES {
+        return Err(whole(format!("the profile is larger than {MAX_PROFILE_BYTES} bytes")));
+    }
+    let signed = is_signed(file);
+    let opened = if signed {
+        let opened = pki::profile::open(file).map_err(|e| whole(e.to_string()))?;
+        Some(Secret::new(opened.profile))
+    } else {
+        None
+    };
+    let content = opened.as_ref().map_or(file, |opened| opened.expose().as_slice());
+    let profile = Mobileconfig::parse(content).map_err(|faults| Refused {
+        detail: "the file is no configuration profile that devices take".to_owned(),
+        faults: faults.into_iter().map(|found| fault(&found.pointer, found.detail)).collect(),
+    })?;
+    Ok(Upload { profile, signed })
+}
+
+/// As [`read`], and refuses what would take the place of the enrollment profile: installed, it would be in the way of the
+/// device's own enrollment; removed, it would end it.
+pub(super) fn check(app: &App, file: &[u8]) -> Result<Upload, Refused> {
+    let read = read(file)?;
+    let taken = app.settings.enrollment.profile_identifier.trim();
+    if read.profile.identifier.trim().eq_ignore_ascii_case(taken) {
+        let detail = "is that of the enrollment profile (setting enrollment.profile_identifier)".to_owned();
+        return Err(Refused {
+            detail: "the identifier is taken by the server".to_owned(),
+            faults: vec![fault("/PayloadIdentifier", detail)],
+        });
+    }
+    Ok(read)
+}
+
+impl Upload {
     fn into_row(
         self,
         app: &App,

@@ -54,5 +54,6 @@ mod store_wakes;
 mod story_commands;
 mod story_enrollment;
 mod story_identity;
+mod story_profiles;
 mod story_simulator;
 mod wakes;

@@ -13,7 +13,7 @@ use crate::support::rows::{DAY, MINUTE};
 const WIFI: &[u8] = include_bytes!("../fixtures/plists/profile-wifi.mobileconfig");
 
 /// A small profile.
-fn profile(identifier: &str, name: &str) -> Vec<u8> {
+pub fn profile(identifier: &str, name: &str) -> Vec<u8> {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><plist version=\"1.0\"><dict>\
          <key>PayloadType</key><string>Configuration</string><key>PayloadVersion</key><integer>1</integer>\
@@ -25,7 +25,7 @@ fn profile(identifier: &str, name: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn signed(t: &TestApp, profile: &[u8]) -> Vec<u8> {
+pub fn signed(t: &TestApp, profile: &[u8]) -> Vec<u8> {
     let root = make_tls_root("Root", "Example", t.now(), &*t.db.random).unwrap();
     let key = PrivateKey::generate_rsa(2048).unwrap();
     let signer = issue_profile_signer(&root, key, "Example", t.now(), 365 * DAY, &*t.db.random).unwrap();

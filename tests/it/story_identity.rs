@@ -133,6 +133,30 @@ both_databases! {
         assert_eq!(other.authenticate().await.status, 403, "others need an approval still");
     }
 
+    async fn apples_own_erase_command_brings_the_profile_too(s: Story) {
+        let (phone, _) = s.enrolled("PHONE-1").await;
+        let own = crate::profiles::profile("org.example.enrollment", "Enrollment");
+        let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &own);
+        let table = [
+            (json!({"Enabled": true}), true),
+            (json!({"Enabled": false}), false),
+            (json!({"Enabled": true, "MDMProfileData": {"$data": data}}), false),
+        ];
+        for (back, is_made) in table {
+            let payload = json!({"ReturnToService": back});
+            phone.ask(json!({"type": "apple", "request_type": "EraseDevice", "payload": payload})).await;
+            let command = phone.idle().await.unwrap();
+            let sent = command.payload.get("ReturnToService").unwrap().as_dictionary().unwrap();
+            let profile = sent.get("MDMProfileData");
+            match profile {
+                Some(profile) if is_made => assert!(!brought(profile).is_empty()),
+                Some(profile) => assert_eq!(profile.as_data(), Some(&own[..])),
+                None => assert!(!is_made && back["Enabled"] == false),
+            }
+            assert!(phone.report_with("Error", Some(&command.uuid), &[]).await.is_none());
+        }
+    }
+
     async fn an_identity_is_renewed_by_the_server_before_it_ends(s: Story) {
         let (mut phone, _) = s.enrolled("PHONE-1").await;
         s.ready.db.clock.advance(YEAR / 2);

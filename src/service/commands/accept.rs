@@ -7,7 +7,7 @@ use serde_json::json;
 use super::super::audit::Subject;
 use super::super::deliveries::{self, AtDelivery, payload_context, queued};
 use super::super::{Actor, App, Error, Fault, apps, idempotency, profiles, wakes};
-use super::PRIORITY_NORMAL;
+use super::{PRIORITY_NORMAL, inline};
 use crate::catalog::{Built, Context, Destruction, Fill, Verb, build};
 use crate::model::{CommandId, DeviceId, EnrollmentId, JobId, Role, Timestamp};
 use crate::protocol::wire;
@@ -91,6 +91,10 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
     let verb = Verb::parse(&new.command).map_err(|faults| invalid("the command cannot be sent as it is", faults))?;
     let context = Context { enrollment_profile_identifier: &app.settings.enrollment.profile_identifier };
     let built = build(&verb, context);
+    let faults = inline::faults(app, &new.command, &verb, &built);
+    if !faults.is_empty() {
+        return Err(invalid("the command cannot be sent as it is", faults));
+    }
     let mut tx = app.store.begin_write().await?;
     if let Some(earlier) = idempotency::earlier(app, &mut tx, actor).await? {
         return Ok(earlier);

@@ -196,6 +196,34 @@ both_databases! {
         assert_eq!(get(&t.app, TOPIC).await.unwrap(), renewed.certificate);
     }
 
+    async fn another_topic_as_the_default_strands_nobody_and_replaces_nobodys(t: TestApp) {
+        store(&t, TOPIC, 30 * DAY).await;
+        enrolled(&t, "A", TOPIC).await;
+        let other = pem(&issue(&t, OTHER, 1, 365 * DAY));
+        let as_default = NewCertificate { default: Some(true), ..new(other) };
+
+        // While the certificate of those that are enrolled holds, they lose nothing.
+        assert!(put(&t.app, &actor(Role::Admin), as_default.clone()).await.unwrap().certificate.is_default);
+        let mut tx = t.db.write().await;
+        let topics = [TOPIC.to_owned()].into_iter().collect();
+        assert!(wakes::topics_without_certificate(&mut tx, &topics, t.now()).await.unwrap().is_empty());
+        drop(tx);
+        make_default(&t.app, &actor(Role::Admin), TOPIC).await.unwrap();
+        remove(&t.app, &actor(Role::Admin), OTHER, false).await.unwrap();
+
+        // Once it has ended, this one is taken for its successor, and is none.
+        t.db.clock.advance(31 * DAY);
+        let (code, detail) = refused(&t.app, as_default.clone()).await;
+        assert_eq!(code, "other_topic");
+        assert!(detail.contains(&format!("1 device is enrolled under {TOPIC}")), "{detail}");
+        assert!(detail.contains("force=true"), "{detail}");
+        let beside = NewCertificate { default: Some(false), ..as_default.clone() };
+        put(&t.app, &actor(Role::Admin), beside).await.unwrap();
+        make_default(&t.app, &actor(Role::Admin), OTHER).await.unwrap();
+        let forced = NewCertificate { force: true, ..as_default };
+        assert!(put(&t.app, &actor(Role::Admin), forced).await.unwrap().certificate.is_default);
+    }
+
     async fn last_years_file_is_not_taken_over_a_newer_one(t: TestApp) {
         let old = issue(&t, TOPIC, 1, 365 * DAY);
         t.db.clock.advance(300 * DAY);

@@ -4,7 +4,7 @@ use super::super::audit::Subject;
 use super::super::{Actor, App, Error};
 use super::request::{blocking, key_context};
 use super::{Devices, Kept, KeptWithKey, WAKE_TOPIC, WakeTopic, are_enrolled, keep};
-use crate::model::{JobId, Secret};
+use crate::model::{JobId, Secret, Timestamp};
 use crate::pki::PrivateKey;
 use crate::pki::push::{PushCertificate, PushError, Upload};
 use crate::store::{PushCertificateRow, Read};
@@ -51,7 +51,7 @@ pub async fn put(app: &App, actor: &Actor, new: NewCertificate) -> Result<Stored
     let kept = tx.push_certificates().await?;
     let devices = Devices::by_topic(&mut tx).await?;
     if !force {
-        guard(&certificate, &kept, &devices, default)?;
+        guard(&certificate, &kept, &devices, default, now)?;
     }
     let replaced = kept.iter().find(|row| row.topic == topic);
     let is_default = is_default(&kept, replaced, default)?;
@@ -96,6 +96,7 @@ fn guard(
     kept: &[PushCertificateRow],
     devices: &Devices,
     default: Option<bool>,
+    now: Timestamp,
 ) -> Result<(), Error> {
     let topic = new.topic.as_str();
     let not_after = new.identity.certificate.not_after;
@@ -121,15 +122,37 @@ fn guard(
                 ),
             )),
         },
+        // In place of one that has ended, it leaves those devices without any, whatever it is called. Beside one that
+        // holds it harms nobody: enrolled devices keep their topic, and the default is for new ones.
+        None if default == Some(true) && devices.under(topic) == 0 => match without_certificate(devices, kept, now) {
+            None => Ok(()),
+            Some(stranded) => Err(Error::conflict(
+                "other_topic",
+                format!(
+                    "the push certificate is for topic {topic}, but {stranded}, which has no valid certificate, so that \
+                     they cannot be woken; renew that one under the same Apple Account, or send force=true to leave \
+                     them and enroll new devices by this one"
+                ),
+            )),
+        },
         _ => Ok(()),
     }
 }
 
+/// As [`others`], for the topics that have no certificate which is valid now.
+fn without_certificate(devices: &Devices, kept: &[PushCertificateRow], now: Timestamp) -> Option<String> {
+    let is_valid = |topic: &str| kept.iter().any(|row| row.topic == topic && row.not_after > now);
+    listed(devices.0.iter().filter(|(topic, count)| *count > 0 && !is_valid(topic)))
+}
+
 /// `1204 devices are enrolled under com.apple.mgmt.External.a`, and so on for each other topic.
 fn others(devices: &Devices, topic: &str) -> Option<String> {
-    let others = devices.0.iter().filter(|(other, devices)| other != topic && *devices > 0);
-    let others: Vec<_> = others.map(|(other, devices)| format!("{} under {other}", are_enrolled(*devices))).collect();
-    (!others.is_empty()).then(|| others.join(", "))
+    listed(devices.0.iter().filter(|(other, devices)| other != topic && *devices > 0))
+}
+
+fn listed<'a>(topics: impl Iterator<Item = &'a (String, i64)>) -> Option<String> {
+    let topics: Vec<_> = topics.map(|(topic, devices)| format!("{} under {topic}", are_enrolled(*devices))).collect();
+    (!topics.is_empty()).then(|| topics.join(", "))
 }
 
 fn is_default(

@@ -325,14 +325,15 @@ CREATE TABLE wakes (
     revision        BIGINT  NOT NULL,
     leased_until    BIGINT,
     attempts        BIGINT  NOT NULL,
-    sync_at         BIGINT  NOT NULL,
+    -- When it is woken by schedule; none while the enrollment is not enabled.
+    sync_at         BIGINT,
     last_at         BIGINT,
     last_result     TEXT,
     last_reason     TEXT,
     last_apns_id    TEXT
 );
 CREATE INDEX wakes_due ON wakes (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX wakes_sync ON wakes (sync_at);
+CREATE INDEX wakes_sync ON wakes (sync_at) WHERE sync_at IS NOT NULL;
 
 CREATE TABLE profiles (
     id              UUID    NOT NULL PRIMARY KEY,
@@ -426,6 +427,8 @@ CREATE TABLE jobs (
     payload         TEXT    NOT NULL,
     -- At most one job of a kind for the same thing.
     dedupe          TEXT    UNIQUE,
+    -- Raised by each request, so that one that comes while the job runs is not lost.
+    revision        BIGINT  NOT NULL,
     run_at          BIGINT  NOT NULL,
     leased_until    BIGINT,
     attempts        BIGINT  NOT NULL,

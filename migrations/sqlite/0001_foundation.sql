@@ -324,14 +324,15 @@ CREATE TABLE wakes (
     revision        INTEGER NOT NULL,
     leased_until    INTEGER,
     attempts        INTEGER NOT NULL,
-    sync_at         INTEGER NOT NULL,
+    -- When it is woken by schedule; none while the enrollment is not enabled.
+    sync_at         INTEGER,
     last_at         INTEGER,
     last_result     TEXT,
     last_reason     TEXT,
     last_apns_id    TEXT
 ) STRICT;
 CREATE INDEX wakes_due ON wakes (due_at) WHERE due_at IS NOT NULL;
-CREATE INDEX wakes_sync ON wakes (sync_at);
+CREATE INDEX wakes_sync ON wakes (sync_at) WHERE sync_at IS NOT NULL;
 
 CREATE TABLE profiles (
     id              BLOB    NOT NULL PRIMARY KEY,
@@ -423,6 +424,8 @@ CREATE TABLE jobs (
     payload         TEXT    NOT NULL,
     -- At most one job of a kind for the same thing.
     dedupe          TEXT    UNIQUE,
+    -- Raised by each request, so that one that comes while the job runs is not lost.
+    revision        INTEGER NOT NULL,
     run_at          INTEGER NOT NULL,
     leased_until    INTEGER,
     attempts        INTEGER NOT NULL,

@@ -184,11 +184,9 @@ async fn consequences(
     for user in tx.user_channels_for_update(enrollment.id).await? {
         void_open(tx, user.id, End::Wiped, now).await?;
         tx.close_enrollment(user.id, "disabled", now).await?;
-        tx.put_off_wake(user.id, None).await?;
     }
     void_open(tx, enrollment.id, End::Wiped, now).await?;
     tx.close_enrollment(enrollment.id, "disabled", now).await?;
-    tx.put_off_wake(enrollment.id, None).await?;
     let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
     let detail = json!({"command": command.id});
     app.audit(tx, &Actor::device(&enrollment.apple_id), "device.wiped", subject, &detail, now).await

@@ -15,6 +15,8 @@ use crate::store::{DueWake, PushResult, Read};
 
 /// How long a process may take for one wake-up before another may take it over; longer than a push can last.
 const LEASE: Duration = Duration::from_secs(120);
+/// A push is begun only while the lease has so much time left, so that it ends before the lease does.
+const LEFT: Duration = Duration::from_secs(60);
 /// Wake-ups that are leased at once.
 const BATCH: i64 = 500;
 /// The first pause after a failure; doubled each time, with jitter.
@@ -84,12 +86,16 @@ pub async fn send_due(app: &App) -> Result<Round, Error> {
     }
     let identities = identities(app).await?;
     let concurrency = usize::try_from(app.settings.push.concurrency).unwrap_or(usize::MAX).max(1);
-    let finished: Vec<(DueWake, Finished)> = stream::iter(due)
+    let finished: Vec<Option<(DueWake, Finished)>> = stream::iter(due)
         .map(|wake| {
             let identity = wake.topic.as_ref().and_then(|topic| identities.get(topic).cloned());
             async move {
+                if app.clock.now().plus(LEFT) > wake.leased_until {
+                    // APNs is slow: whoever leases it next sends it, so that no two are in flight.
+                    return None;
+                }
                 let finished = send(app, &wake, identity.as_deref(), now).await;
-                (wake, finished)
+                Some((wake, finished))
             }
         })
         .buffer_unordered(concurrency)
@@ -97,7 +103,7 @@ pub async fn send_due(app: &App) -> Result<Round, Error> {
         .await;
 
     let now = app.clock.now();
-    let mut ordered = finished;
+    let mut ordered: Vec<_> = finished.into_iter().flatten().collect();
     ordered.sort_by_key(|(wake, _)| wake.enrollment_id);
     let mut tx = app.store.begin_write().await?;
     for (wake, done) in &ordered {
@@ -117,7 +123,9 @@ async fn finish(tx: &mut crate::store::Write, wake: &DueWake, done: &Finished, n
     if let Some(at) = done.invalid_at {
         tx.invalidate_push_token(wake.enrollment_id, at).await?;
     }
-    tx.finish_wake(wake.enrollment_id, wake.revision, &result, now).await?;
+    if !tx.finish_wake(wake, &result, now).await? {
+        tracing::warn!(enrollment = %wake.enrollment_id, result = done.result, "a push ended after its lease");
+    }
     Ok(())
 }
 

@@ -168,7 +168,8 @@ impl Write {
         .map(drop)
     }
 
-    /// Begins a new generation: nothing of the earlier enrollment can be pushed to or delivered any more.
+    /// Begins a new generation: nothing of the earlier enrollment can be pushed to or delivered any more, and it is not
+    /// woken.
     pub async fn begin_generation(&mut self, id: EnrollmentId, now: Timestamp) -> Result<(), StoreError> {
         run!(
             self,
@@ -181,8 +182,8 @@ impl Write {
               WHERE id = $1",
             id,
             now
-        )
-        .map(drop)
+        )?;
+        self.stop_wakes(id).await
     }
 
     /// Notes by which link and challenge the present generation came.
@@ -242,7 +243,8 @@ impl Write {
         .map(drop)
     }
 
-    /// Ends an enrollment: `disabled` (it left, was wiped or superseded) or `removed` (by an admin).
+    /// Ends an enrollment: `disabled` (it left, was wiped or superseded) or `removed` (by an admin). It is not woken any
+    /// more.
     pub async fn close_enrollment(
         &mut self,
         id: EnrollmentId,
@@ -255,8 +257,8 @@ impl Write {
             id,
             state,
             now
-        )
-        .map(drop)
+        )?;
+        self.stop_wakes(id).await
     }
 
     /// Lets another certificate or user take over an enabled enrollment until `until`.

@@ -10,6 +10,7 @@ pub struct JobRow {
     pub id: JobId,
     pub kind: String,
     pub payload: String,
+    pub revision: i64,
     pub run_at: Timestamp,
     pub leased_until: Option<Timestamp>,
     pub attempts: i64,
@@ -25,7 +26,8 @@ impl Read {
 }
 
 impl Write {
-    /// Adds a job; one with the same `dedupe` that is still there stands for it, and is revived if it was given up.
+    /// Adds a job; one with the same `dedupe` that is still there stands for it: one that waits takes the newer payload
+    /// and the earlier time, one that runs just now runs again afterwards, and one that was given up is revived.
     pub async fn add_job(
         &mut self,
         id: JobId,
@@ -37,10 +39,15 @@ impl Write {
     ) -> Result<(), StoreError> {
         run!(
             self,
-            "INSERT INTO jobs (id, kind, payload, dedupe, run_at, attempts, created_at) VALUES ($1, $2, $3, $4, $5, 0, $6)
+            "INSERT INTO jobs (id, kind, payload, dedupe, revision, run_at, attempts, created_at)
+             VALUES ($1, $2, $3, $4, 1, $5, 0, $6)
              ON CONFLICT (dedupe) DO UPDATE
-                SET payload = excluded.payload, run_at = excluded.run_at, attempts = 0, dead_at = NULL
-              WHERE jobs.dead_at IS NOT NULL",
+                SET payload = excluded.payload, revision = jobs.revision + 1,
+                    run_at = CASE WHEN jobs.dead_at IS NULL AND jobs.run_at < excluded.run_at
+                                       AND (jobs.leased_until IS NULL OR jobs.leased_until < excluded.created_at)
+                                  THEN jobs.run_at ELSE excluded.run_at END,
+                    attempts = CASE WHEN jobs.dead_at IS NULL THEN jobs.attempts ELSE 0 END,
+                    dead_at = NULL",
             id,
             kind,
             payload,
@@ -68,23 +75,43 @@ impl Write {
         Ok(Some(JobRow { attempts: job.attempts + 1, leased_until: Some(until), ..job }))
     }
 
-    /// The job is done.
-    pub async fn delete_job(&mut self, id: JobId) -> Result<(), StoreError> {
-        run!(self, "DELETE FROM jobs WHERE id = $1", id).map(drop)
+    /// The job is done, and gone, unless it was asked for again while it ran: then it runs again. Nothing is changed where
+    /// the lease ran out and another has the job by now.
+    pub async fn finish_job(&mut self, job: &JobRow) -> Result<(), StoreError> {
+        let (id, revision, leased_until) = (job.id, job.revision, job.leased_until);
+        let sql = "DELETE FROM jobs WHERE id = $1 AND revision = $2 AND leased_until = $3";
+        if run!(self, sql, id, revision, leased_until)? == 1 {
+            return Ok(());
+        }
+        run!(
+            self,
+            "UPDATE jobs SET leased_until = NULL, attempts = 0, last_error = NULL WHERE id = $1 AND leased_until = $2",
+            id,
+            leased_until
+        )
+        .map(drop)
     }
 
-    /// The job did not succeed: it runs again at `run_at`, or is given up.
+    /// The job did not succeed: it runs again at `run_at`, or is given up; if it was asked for again while it ran, it
+    /// begins anew. Nothing is changed where the lease ran out and another has the job by now.
     pub async fn retry_job(
         &mut self,
-        id: JobId,
+        job: &JobRow,
         error: &str,
         run_at: Timestamp,
         dead_at: Option<Timestamp>,
     ) -> Result<(), StoreError> {
         run!(
             self,
-            "UPDATE jobs SET leased_until = NULL, last_error = $2, run_at = $3, dead_at = $4 WHERE id = $1",
-            id,
+            "UPDATE jobs
+                SET leased_until = NULL, last_error = $4,
+                    attempts = CASE WHEN revision = $2 THEN attempts ELSE 0 END,
+                    run_at = CASE WHEN revision = $2 THEN $5 ELSE run_at END,
+                    dead_at = CASE WHEN revision = $2 THEN $6 END
+              WHERE id = $1 AND leased_until = $3",
+            job.id,
+            job.revision,
+            job.leased_until,
             error,
             run_at,
             dead_at

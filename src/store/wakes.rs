@@ -9,6 +9,7 @@ use crate::model::{EnrollmentId, Timestamp};
 pub struct DueWake {
     pub enrollment_id: EnrollmentId,
     pub revision: i64,
+    pub leased_until: Timestamp,
     pub attempts: i64,
     pub topic: Option<String>,
     pub push_token: Option<Vec<u8>>,
@@ -22,7 +23,7 @@ pub struct DueWake {
 pub struct WakeRow {
     pub due_at: Option<Timestamp>,
     pub attempts: i64,
-    pub sync_at: Timestamp,
+    pub sync_at: Option<Timestamp>,
     pub last_at: Option<Timestamp>,
     pub last_result: Option<String>,
     pub last_reason: Option<String>,
@@ -60,7 +61,8 @@ impl Read {
 }
 
 impl Write {
-    /// Asks for a wake-up at `due_at`, or earlier if one is due earlier: at most one is due for each enrollment.
+    /// Asks for a wake-up at `due_at`, or earlier if one is due earlier: at most one is due for each enrollment, which must
+    /// be enabled. The first by schedule comes at `sync_at`, unless one is planned already.
     pub async fn request_wake(
         &mut self,
         id: EnrollmentId,
@@ -73,7 +75,7 @@ impl Write {
              ON CONFLICT (enrollment_id) DO UPDATE
                 SET due_at = CASE WHEN wakes.due_at IS NULL OR wakes.due_at > excluded.due_at
                                   THEN excluded.due_at ELSE wakes.due_at END,
-                    revision = wakes.revision + 1",
+                    revision = wakes.revision + 1, sync_at = COALESCE(wakes.sync_at, excluded.sync_at)",
             id,
             due_at,
             sync_at
@@ -89,6 +91,17 @@ impl Write {
             "UPDATE wakes SET due_at = $2, attempts = 0, revision = revision + 1 WHERE enrollment_id = $1",
             id,
             due_at
+        )
+        .map(drop)
+    }
+
+    /// Ends the wake-ups of an enrollment that is no longer enabled, those by schedule too.
+    pub(super) async fn stop_wakes(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE wakes SET due_at = NULL, sync_at = NULL, attempts = 0, revision = revision + 1
+              WHERE enrollment_id = $1",
+            id
         )
         .map(drop)
     }
@@ -112,7 +125,7 @@ impl Write {
                         (SELECT w.enrollment_id FROM wakes w
                           WHERE w.due_at <= $1 AND (w.leased_until IS NULL OR w.leased_until < $1)
                           ORDER BY w.due_at LIMIT $3)
-              RETURNING enrollment_id, revision, attempts,
+              RETURNING enrollment_id, revision, leased_until, attempts,
                         (SELECT e.topic FROM enrollments e
                           WHERE e.id = wakes.enrollment_id AND e.state = 'enabled') AS topic,
                         (SELECT e.push_token FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_token,
@@ -126,15 +139,15 @@ impl Write {
     }
 
     /// Ends a leased wake-up: it is over, or comes again at `retry_at`. One that was asked for since (another
-    /// revision) stays due, but not before `retry_at`; one that was put off since stays put off.
+    /// revision) stays due, but not before `retry_at`; one that was put off since stays put off. False: the lease ran out
+    /// and another has it by now; nothing was changed.
     pub async fn finish_wake(
         &mut self,
-        id: EnrollmentId,
-        revision: i64,
+        wake: &DueWake,
         done: &PushResult<'_>,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        run!(
+    ) -> Result<bool, StoreError> {
+        let changed = run!(
             self,
             "UPDATE wakes
                 SET leased_until = NULL, last_at = $3, last_result = $4, last_reason = $5, last_apns_id = $6,
@@ -142,16 +155,17 @@ impl Write {
                     due_at = CASE WHEN revision = $2 THEN $7
                                   WHEN $7 IS NULL OR due_at IS NULL OR due_at > $7 THEN due_at
                                   ELSE $7 END
-              WHERE enrollment_id = $1",
-            id,
-            revision,
+              WHERE enrollment_id = $1 AND leased_until = $8",
+            wake.enrollment_id,
+            wake.revision,
             now,
             done.result,
             done.reason,
             done.apns_id,
-            done.retry_at
-        )
-        .map(drop)
+            done.retry_at,
+            wake.leased_until
+        )?;
+        Ok(changed == 1)
     }
 
     /// Takes the next enrollments whose periodic wake-up has come, makes them due and plans the next time

@@ -68,13 +68,13 @@ async fn settle(app: &App, job: &JobRow, outcome: Result<(), Error>) -> Result<(
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     match outcome {
-        Ok(()) => tx.delete_job(job.id).await?,
+        Ok(()) => tx.finish_job(job).await?,
         Err(error) => {
             let dead = job.attempts >= MAX_ATTEMPTS;
             tracing::warn!(job = %job.id, kind = job.kind, attempts = job.attempts, dead, %error, "a job failed");
             let doublings = u32::try_from(job.attempts.clamp(1, 10) - 1).unwrap_or(0);
             let again = now.plus(FIRST_PAUSE * 2_u32.pow(doublings));
-            tx.retry_job(job.id, &error.to_string(), again, dead.then_some(now)).await?;
+            tx.retry_job(job, &error.to_string(), again, dead.then_some(now)).await?;
         }
     }
     tx.commit().await?;

@@ -31,12 +31,11 @@ both_databases! {
     async fn jobs_that_do_not_go_on_are_counted(db: TestDb) {
         let now = db.now();
         let mut tx = db.write().await;
-        for (run_at, dead) in [(now, false), (now.minus(DAY), false), (now.minus(DAY), true)] {
-            let id = db.id(JobId::new);
-            tx.add_job(id, "kind", "{}", None, run_at, now).await.unwrap();
-            if dead {
-                tx.retry_job(id, "no luck", run_at, Some(now)).await.unwrap();
-            }
+        tx.add_job(db.id(JobId::new), "kind", "{}", None, now.minus(DAY), now).await.unwrap();
+        let job = tx.lease_job(now, now.plus(MINUTE)).await.unwrap().unwrap();
+        tx.retry_job(&job, "no luck", now.minus(DAY), Some(now)).await.unwrap();
+        for run_at in [now, now.minus(DAY)] {
+            tx.add_job(db.id(JobId::new), "kind", "{}", None, run_at, now).await.unwrap();
         }
         let counts = tx.stuck_jobs(now.minus(MINUTE)).await.unwrap();
         assert_eq!((counts.dead, counts.overdue), (1, 1));

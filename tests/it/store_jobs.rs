@@ -22,9 +22,15 @@ async fn lease(db: &TestDb, store: &Store) -> Option<JobRow> {
     job
 }
 
-async fn fail(db: &TestDb, id: JobId, run_at: Timestamp, dead_at: Option<Timestamp>) {
+async fn finish(db: &TestDb, job: &JobRow) {
     let mut tx = db.write().await;
-    tx.retry_job(id, "out of paper", run_at, dead_at).await.unwrap();
+    tx.finish_job(job).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn fail(db: &TestDb, job: &JobRow, run_at: Timestamp, dead_at: Option<Timestamp>) {
+    let mut tx = db.write().await;
+    tx.retry_job(job, "out of paper", run_at, dead_at).await.unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -49,10 +55,8 @@ both_databases! {
     }
 
     async fn a_job_that_is_done_is_gone(db: TestDb) {
-        let id = add(&db, "sweep", Some("sweep"), db.now()).await;
-        let mut tx = db.write().await;
-        tx.delete_job(id).await.unwrap();
-        tx.commit().await.unwrap();
+        add(&db, "sweep", Some("sweep"), db.now()).await;
+        finish(&db, &lease(&db, &db.store).await.unwrap()).await;
         assert_eq!(db.read().await.count_jobs().await.unwrap(), (0, 0));
         add(&db, "sweep", Some("sweep"), db.now()).await;
         assert!(lease(&db, &db.store).await.is_some(), "the next of its kind may come");
@@ -69,9 +73,9 @@ both_databases! {
     }
 
     async fn a_job_that_failed_runs_again_later(db: TestDb) {
-        let id = add(&db, "sweep", None, db.now()).await;
-        lease(&db, &db.store).await.unwrap();
-        fail(&db, id, db.now().plus(HOUR), None).await;
+        add(&db, "sweep", None, db.now()).await;
+        let job = lease(&db, &db.store).await.unwrap();
+        fail(&db, &job, db.now().plus(HOUR), None).await;
         assert!(lease(&db, &db.store).await.is_none());
         db.clock.advance(HOUR);
         let job = lease(&db, &db.store).await.unwrap();
@@ -79,9 +83,9 @@ both_databases! {
     }
 
     async fn a_job_given_up_stays_to_be_seen_and_does_not_run(db: TestDb) {
-        let id = add(&db, "sweep", None, db.now()).await;
-        lease(&db, &db.store).await.unwrap();
-        fail(&db, id, db.now(), Some(db.now())).await;
+        add(&db, "sweep", None, db.now()).await;
+        let job = lease(&db, &db.store).await.unwrap();
+        fail(&db, &job, db.now(), Some(db.now())).await;
         db.clock.advance(HOUR);
         assert!(lease(&db, &db.store).await.is_none());
         assert_eq!(db.read().await.count_jobs().await.unwrap(), (0, 1));
@@ -102,13 +106,55 @@ both_databases! {
     }
 
     async fn asking_again_for_a_job_that_was_given_up_revives_it(db: TestDb) {
-        let id = add(&db, "inventory", Some("inventory:1"), db.now()).await;
-        lease(&db, &db.store).await.unwrap();
-        fail(&db, id, db.now(), Some(db.now())).await;
+        add(&db, "inventory", Some("inventory:1"), db.now()).await;
+        let job = lease(&db, &db.store).await.unwrap();
+        fail(&db, &job, db.now(), Some(db.now())).await;
         add(&db, "inventory", Some("inventory:1"), db.now()).await;
         assert_eq!(db.read().await.count_jobs().await.unwrap(), (1, 0));
         let job = lease(&db, &db.store).await.unwrap();
         assert_eq!((job.attempts, job.dead_at), (1, None));
+    }
+
+    async fn work_that_arrives_while_the_job_runs_is_not_lost(db: TestDb) {
+        add(&db, "inventory", Some("inventory:1"), db.now()).await;
+        let running = lease(&db, &db.store).await.unwrap();
+        let mut tx = db.write().await;
+        let newer = r#"{"newer":true}"#;
+        tx.add_job(db.id(JobId::new), "inventory", newer, Some("inventory:1"), db.now(), db.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(lease(&db, &db.store).await.is_none(), "one at a time");
+        finish(&db, &running).await;
+        let again = lease(&db, &db.store).await.unwrap();
+        assert_eq!((again.id, again.payload.as_str(), again.attempts), (running.id, newer, 1));
+
+        // The same when the one that runs fails, for good even.
+        add(&db, "inventory", Some("inventory:1"), db.now()).await;
+        fail(&db, &again, db.now().plus(HOUR), Some(db.now())).await;
+        let again = lease(&db, &db.store).await.unwrap();
+        assert_eq!((again.attempts, again.dead_at), (1, None));
+        finish(&db, &again).await;
+        assert_eq!(db.read().await.count_jobs().await.unwrap(), (0, 0));
+    }
+
+    async fn a_job_that_waits_comes_at_the_earlier_time(db: TestDb) {
+        for at in [HOUR, MINUTE, 2 * HOUR] {
+            add(&db, "inventory", Some("inventory:1"), db.now().plus(at)).await;
+        }
+        db.clock.advance(MINUTE);
+        assert!(lease(&db, &db.store).await.is_some());
+    }
+
+    async fn who_lost_the_lease_changes_nothing(db: TestDb) {
+        add(&db, "sweep", None, db.now()).await;
+        let slow = lease(&db, &db.store).await.unwrap();
+        db.clock.advance(2 * MINUTE);
+        let other = lease(&db, &db.store).await.unwrap();
+        fail(&db, &slow, db.now(), Some(db.now())).await;
+        finish(&db, &slow).await;
+        assert!(lease(&db, &db.store).await.is_none(), "the other has it still");
+        assert_eq!(db.read().await.count_jobs().await.unwrap(), (1, 0));
+        finish(&db, &other).await;
+        assert_eq!(db.read().await.count_jobs().await.unwrap(), (0, 0));
     }
 
     async fn workers_that_lease_at_once_never_share_a_job(db: TestDb) {

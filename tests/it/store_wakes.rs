@@ -25,7 +25,7 @@ async fn lease(db: &TestDb, store: &Store, limit: i64) -> Vec<DueWake> {
 
 async fn finish(db: &TestDb, wake: &DueWake, result: &PushResult<'_>) {
     let mut tx = db.write().await;
-    tx.finish_wake(wake.enrollment_id, wake.revision, result, db.now()).await.unwrap();
+    tx.finish_wake(wake, result, db.now()).await.unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -124,6 +124,33 @@ both_databases! {
         assert_eq!(lease(&db, &db.store, 10).await[0].attempts, 2);
     }
 
+    async fn who_lost_the_lease_does_not_end_the_wake_up_of_another(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        request(&db, &phone, db.now()).await;
+        let slow = lease(&db, &db.store, 10).await.remove(0);
+        db.clock.advance(2 * MINUTE);
+        let other = lease(&db, &db.store, 10).await.remove(0);
+        let mut tx = db.write().await;
+        assert!(!tx.finish_wake(&slow, &ACCEPTED, db.now()).await.unwrap());
+        tx.commit().await.unwrap();
+        assert!(row(&db, &phone).await.due_at.is_some());
+        assert!(lease(&db, &db.store, 10).await.is_empty(), "the other has it still");
+        finish(&db, &other, &ACCEPTED).await;
+        assert_eq!(row(&db, &phone).await.due_at, None);
+    }
+
+    async fn an_enrollment_that_begins_again_is_woken_on_schedule_again(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        request(&db, &phone, db.now()).await;
+        let mut tx = db.write().await;
+        tx.begin_generation(phone.id, db.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let stopped = row(&db, &phone).await;
+        assert_eq!((stopped.due_at, stopped.sync_at), (None, None));
+        request(&db, &phone, db.now()).await;
+        assert_eq!(row(&db, &phone).await.sync_at, Some(db.now().plus(3 * HOUR)));
+    }
+
     async fn an_accepted_push_ends_the_wake_up_and_shows(db: TestDb) {
         let phone = Phone::enrolled(&db, "UDID-1").await;
         request(&db, &phone, db.now()).await;
@@ -197,6 +224,8 @@ both_databases! {
         let mut tx = db.write().await;
         tx.close_enrollment(phone.id, "disabled", db.now()).await.unwrap();
         tx.commit().await.unwrap();
+        assert!(lease(&db, &db.store, 10).await.is_empty(), "it is not woken any more");
+        request(&db, &phone, db.now()).await;
         assert_eq!(lease(&db, &db.store, 10).await[0].topic, None);
     }
 
@@ -220,7 +249,8 @@ both_databases! {
         assert_eq!(tx.schedule_syncs(db.now(), interval, 10).await.unwrap(), 1);
         assert_eq!(tx.schedule_syncs(db.now(), interval, 10).await.unwrap(), 0, "planned for the next time");
         tx.commit().await.unwrap();
-        assert_eq!(row(&db, &phone).await.sync_at, db.now().plus(3 * HOUR));
+        assert_eq!(row(&db, &phone).await.sync_at, Some(db.now().plus(3 * HOUR)));
+        assert_eq!(row(&db, &gone).await.sync_at, None, "not planned, and so not passed over each time");
         let due: Vec<_> = lease(&db, &db.store, 10).await.iter().map(|w| w.enrollment_id).collect();
         assert_eq!(due, [phone.id]);
     }

@@ -237,12 +237,10 @@ async fn end_generation(tx: &mut Write, id: EnrollmentId, presented: &Presented,
         void_open(tx, user.id, End::NewEnrollment, now).await?;
         if user.is_enabled() {
             tx.close_enrollment(user.id, "disabled", now).await?;
-            tx.put_off_wake(user.id, None).await?;
         }
     }
     void_open(tx, id, End::NewEnrollment, now).await?;
     tx.begin_generation(id, now).await?;
     tx.revoke_pins(id, Some(presented.sha256()), now).await?;
-    tx.put_off_wake(id, None).await?;
     Ok(())
 }

@@ -158,6 +158,5 @@ async fn open_channel(
 async fn close(tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<(), Error> {
     void_open(tx, enrollment.id, End::CheckOut, now).await?;
     tx.close_enrollment(enrollment.id, "disabled", now).await?;
-    tx.put_off_wake(enrollment.id, None).await?;
     Ok(())
 }

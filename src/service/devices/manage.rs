@@ -31,7 +31,6 @@ pub async fn remove(app: &App, actor: &Actor, id: DeviceId) -> Result<(), Error>
         tx.revoke_certificates(channel.id, "the device was removed", now).await?;
         if channel.state != "removed" {
             tx.close_enrollment(channel.id, "removed", now).await?;
-            tx.put_off_wake(channel.id, None).await?;
             closed += 1;
         }
     }

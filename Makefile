@@ -16,8 +16,8 @@ demo: ## the whole job on this machine; ARGS=--once ends by itself
 test: ## every test, on SQLite and PostgreSQL; ARGS go to cargo test
 	@scripts/test $(ARGS)
 
-interop: ## proof by programs that were not written here
-	@scripts/interop
+interop: ## proof by programs that were not written here; ARGS=docs only runs the commands of the documents
+	@scripts/interop $(ARGS)
 
 bench: ## the figures of this machine: memory, idle polls, enrollment; ARGS=--quick only shows that it works
 	@scripts/bench $(ARGS)

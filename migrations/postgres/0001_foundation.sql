@@ -91,6 +91,17 @@ CREATE TABLE enrollment_links (
     revoked_at      BIGINT
 );
 
+-- What enrollment profiles laid down that may not change on a device: each combination once, named by its hash. URLs and
+-- rights are NULL where the profile was made elsewhere and only its identifier is known.
+CREATE TABLE enrollment_terms (
+    sha256          BYTEA   NOT NULL PRIMARY KEY,
+    identifier      TEXT    NOT NULL,
+    server_url      TEXT,
+    checkin_url     TEXT,
+    access_rights   BIGINT ,
+    created_at      BIGINT  NOT NULL
+);
+
 -- SCEP challenges. Only the hash is kept. purpose: 'link', 'renewal' (of one device), 'return_to_service' (of one device
 -- that is wiped), 'api' (made for tools).
 CREATE TABLE challenges (
@@ -100,6 +111,8 @@ CREATE TABLE challenges (
     name            TEXT    NOT NULL,
     link_id         UUID,
     enrollment_id   UUID,
+    -- What the profile that holds it lays down; NULL where that is made elsewhere.
+    terms           BYTEA,
     uses_allowed    BIGINT  NOT NULL,
     uses_count      BIGINT  NOT NULL,
     created_at      BIGINT  NOT NULL,
@@ -183,6 +196,8 @@ CREATE TABLE enrollments (
     fleet_cursor    BIGINT,
     link_id         UUID,
     challenge_id    UUID,
+    -- What the profile on the device lays down; NULL where that was made elsewhere.
+    terms           BYTEA,
     authenticated_at BIGINT NOT NULL,
     enabled_at      BIGINT,
     disabled_at     BIGINT,
@@ -207,6 +222,17 @@ CREATE TABLE identities (
     PRIMARY KEY (enrollment_id, sha256)
 );
 CREATE INDEX identities_by_hash ON identities (sha256);
+
+-- Renewals that the server sent and that have not taken effect: the row goes when the device has its new certificate.
+CREATE TABLE renewals (
+    enrollment_id   UUID    NOT NULL PRIMARY KEY,
+    attempts        BIGINT  NOT NULL,
+    sent_at         BIGINT  NOT NULL,
+    -- No other is sent before.
+    retry_at        BIGINT  NOT NULL,
+    failed_at       BIGINT ,
+    error           TEXT
+);
 
 -- What was entrusted to us for one generation of an enrollment: 'unlock_token', 'bootstrap_token'.
 CREATE TABLE escrow (

@@ -91,6 +91,17 @@ CREATE TABLE enrollment_links (
     revoked_at      INTEGER
 ) STRICT;
 
+-- What enrollment profiles laid down that may not change on a device: each combination once, named by its hash. URLs and
+-- rights are NULL where the profile was made elsewhere and only its identifier is known.
+CREATE TABLE enrollment_terms (
+    sha256          BLOB    NOT NULL PRIMARY KEY,
+    identifier      TEXT    NOT NULL,
+    server_url      TEXT,
+    checkin_url     TEXT,
+    access_rights   INTEGER,
+    created_at      INTEGER NOT NULL
+) STRICT;
+
 -- SCEP challenges. Only the hash is kept. purpose: 'link', 'renewal' (of one device), 'return_to_service' (of one device
 -- that is wiped), 'api' (made for tools).
 CREATE TABLE challenges (
@@ -100,6 +111,8 @@ CREATE TABLE challenges (
     name            TEXT    NOT NULL,
     link_id         BLOB,
     enrollment_id   BLOB,
+    -- What the profile that holds it lays down; NULL where that is made elsewhere.
+    terms           BLOB,
     uses_allowed    INTEGER NOT NULL,
     uses_count      INTEGER NOT NULL,
     created_at      INTEGER NOT NULL,
@@ -182,6 +195,8 @@ CREATE TABLE enrollments (
     fleet_cursor    INTEGER,
     link_id         BLOB,
     challenge_id    BLOB,
+    -- What the profile on the device lays down; NULL where that was made elsewhere.
+    terms           BLOB,
     authenticated_at INTEGER NOT NULL,
     enabled_at      INTEGER,
     disabled_at     INTEGER,
@@ -206,6 +221,17 @@ CREATE TABLE identities (
     PRIMARY KEY (enrollment_id, sha256)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX identities_by_hash ON identities (sha256);
+
+-- Renewals that the server sent and that have not taken effect: the row goes when the device has its new certificate.
+CREATE TABLE renewals (
+    enrollment_id   BLOB    NOT NULL PRIMARY KEY,
+    attempts        INTEGER NOT NULL,
+    sent_at         INTEGER NOT NULL,
+    -- No other is sent before.
+    retry_at        INTEGER NOT NULL,
+    failed_at       INTEGER,
+    error           TEXT
+) STRICT, WITHOUT ROWID;
 
 -- What was entrusted to us for one generation of an enrollment: 'unlock_token', 'bootstrap_token'.
 CREATE TABLE escrow (

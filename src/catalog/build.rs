@@ -4,17 +4,10 @@ use plist::{Dictionary, Value};
 use serde_json::{Map, json};
 
 use super::apple::DEFAULT_QUERIES;
-use super::guard::{Destruction, destruction, resend};
+use super::guard::{Destruction, destruction, removes_a_profile, resend};
 use super::verb::{App, AppAttributes, InstallApp, Profile, Verb, Wipe};
 use crate::model::{AppId, ProfileId, Resend, Secret};
 use crate::protocol::json::to_json;
-
-/// What the building of a request depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The `PayloadIdentifier` of the enrollment profiles that this server makes.
-    pub enrollment_profile_identifier: &'a str,
-}
 
 /// Apple's request for a verb. Its `Debug` shows the summary in place of the payload.
 #[derive(Clone, PartialEq)]
@@ -27,8 +20,6 @@ pub struct Built {
     pub fills: Vec<Fill>,
     /// What may be done when no report came.
     pub resend: Resend,
-    /// What it destroys.
-    pub destruction: Option<Destruction>,
     /// What was asked for, to be shown to everyone: without PINs, tokens, data, and configurations' texts.
     pub summary: serde_json::Value,
 }
@@ -44,35 +35,41 @@ pub enum Fill {
     App(AppId),
     /// `ReturnToService.MDMProfileData`: an enrollment profile made for this device.
     ReturnToServiceProfile,
-    /// `Identifier`: the enrollment profile's, where this enrollment has another than the payload says.
+    /// `Identifier`: that of the enrollment profile on this device.
     EnrollmentProfileIdentifier,
+}
+
+impl Built {
+    /// Whether [`Built::destruction`] depends on the enrollment profiles of the devices that it is for.
+    #[must_use]
+    pub fn removes_a_profile(&self) -> bool {
+        removes_a_profile(&self.request_type)
+    }
+
+    /// What it destroys on devices with these enrollment profiles; see [`destruction`].
+    #[must_use]
+    pub fn destruction(&self, enrollment_profiles: &[Option<String>]) -> Option<Destruction> {
+        destruction(&self.request_type, &self.payload, enrollment_profiles)
+    }
 }
 
 /// Makes Apple's request of a verb.
 #[must_use]
-pub fn build(verb: &Verb, context: Context<'_>) -> Built {
+pub fn build(verb: &Verb) -> Built {
     let mut request = Request::default();
-    let request_type = request.fill(verb, context).to_owned();
+    let request_type = request.fill(verb).to_owned();
     let Request { payload, fills, mut summary } = request;
     summary.insert("type".to_owned(), verb.name().into());
-    Built {
-        resend: resend(&request_type, &payload),
-        destruction: destruction(&request_type, &payload, context.enrollment_profile_identifier),
-        request_type,
-        payload,
-        fills,
-        summary: summary.into(),
-    }
+    Built { resend: resend(&request_type, &payload), request_type, payload, fills, summary: summary.into() }
 }
 
 impl fmt::Debug for Built {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { request_type, payload: _, fills, resend, destruction, summary } = self;
+        let Self { request_type, payload: _, fills, resend, summary } = self;
         f.debug_struct("Built")
             .field("request_type", request_type)
             .field("fills", fills)
             .field("resend", resend)
-            .field("destruction", destruction)
             .field("summary", summary)
             .finish_non_exhaustive()
     }
@@ -87,7 +84,7 @@ struct Request {
 
 impl Request {
     /// Puts a verb's parameters in; returns the request type.
-    fn fill<'a>(&mut self, verb: &'a Verb, context: Context<'_>) -> &'a str {
+    fn fill<'a>(&mut self, verb: &'a Verb) -> &'a str {
         match verb {
             Verb::Lock { pin, message, phone_number } => {
                 self.text("Message", "message", message.as_deref());
@@ -133,7 +130,6 @@ impl Request {
             }
             Verb::ShutDown => "ShutDownDevice",
             Verb::Unenroll => {
-                self.put("Identifier", Value::from(context.enrollment_profile_identifier));
                 self.fills.push(Fill::EnrollmentProfileIdentifier);
                 "RemoveProfile"
             }

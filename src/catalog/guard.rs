@@ -27,26 +27,40 @@ impl Destruction {
 
 /// What the request destroys, judged by what goes to the device, whatever verb or entrance it came by.
 ///
+/// `enrollment_profiles` are the identifiers of the enrollment profiles on the devices that it is for; none stands for
+/// one that is not known, which any profile may be. They matter only for what [`removes_a_profile`].
+///
 /// It errs towards a question too many: request types and identifiers count in any case and with white space around
-/// them, and a PIN of any kind counts.
+/// them, a PIN of any kind counts, and so does a removal of the enrollment profile of any one of the devices.
 #[must_use]
 pub fn destruction(
     request_type: &str,
     payload: &Dictionary,
-    enrollment_profile_identifier: &str,
+    enrollment_profiles: &[Option<String>],
 ) -> Option<Destruction> {
     let is = |name: &str| request_type.trim().eq_ignore_ascii_case(name);
     if is("EraseDevice") {
         Some(Destruction::Erase)
     } else if is("DeviceLock") && has_pin(payload) {
         Some(Destruction::LockWithPin)
-    } else if is("RemoveProfile") {
+    } else if removes_a_profile(request_type) {
         let identifier = payload.get("Identifier").and_then(Value::as_string);
-        let enrollment = enrollment_profile_identifier.trim();
-        identifier.is_some_and(|id| id.trim().eq_ignore_ascii_case(enrollment)).then_some(Destruction::Unenroll)
+        // Without one, that of each device's own enrollment profile is filled in at delivery.
+        let unenrolls = identifier.is_none_or(|identifier| {
+            enrollment_profiles.iter().any(|enrollment| {
+                enrollment.as_ref().is_none_or(|one| one.trim().eq_ignore_ascii_case(identifier.trim()))
+            })
+        });
+        unenrolls.then_some(Destruction::Unenroll)
     } else {
         None
     }
+}
+
+/// Whether what a request of this type destroys depends on the enrollment profiles of the devices that it is for.
+#[must_use]
+pub fn removes_a_profile(request_type: &str) -> bool {
+    request_type.trim().eq_ignore_ascii_case("RemoveProfile")
 }
 
 /// What may be done when the request was handed over and no report came.
@@ -93,8 +107,19 @@ mod tests {
             ("RemoveApplication", payload("Identifier", ENROLLMENT), None),
         ];
         for (request_type, payload, expected) in table {
-            assert_eq!(destruction(request_type, &payload, ENROLLMENT), expected, "{request_type} {payload:?}");
+            let profiles = [Some("org.example.other".to_owned()), Some(ENROLLMENT.to_owned())];
+            assert_eq!(destruction(request_type, &payload, &profiles), expected, "{request_type} {payload:?}");
         }
+    }
+
+    #[test]
+    fn a_profile_that_is_not_known_may_be_the_one_that_is_removed() {
+        let wifi = payload("Identifier", "org.example.wifi");
+        let unenrolls = Some(Destruction::Unenroll);
+        assert_eq!(destruction("RemoveProfile", &wifi, &[Some(ENROLLMENT.to_owned()), None]), unenrolls);
+        assert_eq!(destruction("RemoveProfile", &wifi, &[]), None);
+        assert_eq!(destruction("RemoveProfile", &Dictionary::new(), &[]), unenrolls, "its own is filled in");
+        assert_eq!(destruction("RemoveApplication", &wifi, &[None]), None);
     }
 
     #[test]

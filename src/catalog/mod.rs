@@ -19,8 +19,8 @@ mod schema;
 mod tests;
 mod verb;
 
-pub use build::{Built, Context, Fill, build};
-pub use guard::{Destruction, destruction, resend};
+pub use build::{Built, Fill, build};
+pub use guard::{Destruction, destruction, removes_a_profile, resend};
 pub use verb::{App, AppAttributes, InstallApp, Obliteration, Profile, ReturnToService, Verb, Wipe};
 
 /// What is wrong with a command, and where.

@@ -26,7 +26,7 @@ fn unfinished() -> String {
 
 fn built(command: &Value) -> Built {
     let verb = Verb::parse(command).unwrap_or_else(|faults| panic!("{command}: {faults:?}"));
-    build(&verb, Context { enrollment_profile_identifier: ENROLLMENT })
+    build(&verb)
 }
 
 fn faults(command: &Value) -> Vec<(String, String)> {
@@ -123,7 +123,7 @@ fn verbs_become_apples_requests() {
             }),
         ),
         (json!({ "type": "shut_down" }), "ShutDownDevice", json!({})),
-        (json!({ "type": "unenroll" }), "RemoveProfile", json!({ "Identifier": ENROLLMENT })),
+        (json!({ "type": "unenroll" }), "RemoveProfile", json!({})),
         (
             json!({
                 "type": "device_information", "queries": ["OSVersion", "DevicePropertiesAttestation"],
@@ -219,7 +219,8 @@ fn destruction_is_found_whatever_the_verb() {
     ];
     for (command, destruction, resend) in table {
         let built = built(&command);
-        assert_eq!((built.destruction, built.resend), (destruction, resend), "{command}");
+        let found = built.destruction(&[Some(ENROLLMENT.to_owned())]);
+        assert_eq!((found, built.resend), (destruction, resend), "{command}");
     }
 }
 
@@ -374,12 +375,7 @@ fn every_verb_has_an_example_that_is_right() {
         let mut command = example(spec.name);
         command.as_object_mut().unwrap().insert("type".to_owned(), spec.name.into());
         assert_eq!(Verb::parse(&command).unwrap().name(), spec.name);
-        assert!(
-            build(&Verb::parse(&command).unwrap(), Context { enrollment_profile_identifier: ENROLLMENT })
-                .payload
-                .keys()
-                .all(|key| key != "RequestType")
-        );
+        assert!(build(&Verb::parse(&command).unwrap()).payload.keys().all(|key| key != "RequestType"));
     }
 }
 
@@ -417,7 +413,7 @@ proptest! {
             command[name] = value;
         }
         if let Ok(verb) = Verb::parse(&command) {
-            let _ = build(&verb, Context { enrollment_profile_identifier: ENROLLMENT });
+            let _ = build(&verb);
         }
     }
 }

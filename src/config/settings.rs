@@ -211,7 +211,7 @@ section! {
         /// What the server may do with the device: the sum of Apple's bits, 8191 for everything. Rights can be taken
         /// away from enrolled devices, never added.
         access_rights: u32 = Default("8191"),
-        /// The profile's identifier; one that changes makes a second profile instead of an update.
+        /// The profile's identifier. Devices that are enrolled keep the one that they have.
         profile_identifier: String = Default("\"muster.enrollment\""),
         /// The profile's name on the device.
         display_name: String = Default("\"Device management\""),

@@ -7,10 +7,13 @@
 mod own;
 mod tls;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::audit::Subject;
 use super::{Actor, App, Error, idempotency};
+use crate::config::{DeviceTls, ProfileSigning, Settings};
 use crate::model::{CaId, Secret, Timestamp};
 use crate::pki::{self, Authority, Certificate, PrivateKey};
 use crate::store::{AuthorityRow, Read, StoreError};
@@ -27,6 +30,11 @@ pub const TLS: &str = "tls";
 const ACTIVE: &str = "active";
 /// Smallest RSA key of an imported device CA that issues, in bits.
 const MIN_CA_BITS: u32 = 2048;
+/// A device CA that issues needs a successor so long before its end: from a lifetime of its certificates before, these
+/// end with it.
+const SUCCESSOR: Duration = Duration::from_secs(2 * 365 * 86_400);
+/// Another authority whose end is so near is worth a word.
+const SOON: Duration = Duration::from_secs(365 * 86_400);
 /// Longest name of an authority, in characters.
 const MAX_NAME: usize = 200;
 
@@ -243,6 +251,31 @@ pub async fn retire(app: &App, actor: &Actor, id: CaId, force: bool) -> Result<(
         tx.commit().await?;
     }
     app.reload_trust().await
+}
+
+/// What to do where an authority's end is near; none where it is not.
+#[must_use]
+pub fn ends_soon(row: &AuthorityRow, settings: &Settings, now: Timestamp) -> Option<&'static str> {
+    let (issues, near) = (row.slot.is_some(), |span| row.not_after < now.plus(span));
+    match row.purpose.as_str() {
+        DEVICE if issues => near(SUCCESSOR).then_some(
+            "import a successor and activate it (POST /api/v1/authorities): devices move to it as their certificates are \
+             renewed",
+        ),
+        DEVICE => near(SOON).then_some(
+            "devices that still authenticate with its certificates are locked out then: renew or enroll them anew, and \
+             retire it",
+        ),
+        _ if settings.devices.tls == DeviceTls::Own => near(SOON).then_some(
+            "devices do not trust this server any more then: give it a publicly trusted certificate before \
+             (devices.tls = \"files\"; docs/operate/tls-and-proxies.md)",
+        ),
+        _ if settings.profiles.signing != ProfileSigning::Tls => near(SOON).then_some(
+            "devices show the profiles that it signs as not verified then: sign them with the TLS certificate \
+             (profiles.signing = \"tls\")",
+        ),
+        _ => None,
+    }
 }
 
 /// The place for which an authority's key is sealed (PKCS#8 DER).

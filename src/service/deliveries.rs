@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::{App, Error};
+use super::{App, Error, renewal};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, Resend, Timestamp, Transition};
 use crate::protocol;
 use crate::store::{CommandRow, Delivery, Enrollment, Write};
@@ -273,6 +273,7 @@ async fn offer(
             failed.answered_at = Some(now);
             failed.error = Some(serde_json::json!([{"domain": "muster", "code": 0, "description": what}]).to_string());
             write(tx, &failed, Some(&what)).await?;
+            renewal::failed(tx, &command, enrollment.id, &what, now).await?;
             return Ok(None);
         }
         Err(fill::Failure::Other(error)) => return Err(error),

@@ -126,7 +126,7 @@ pub(super) async fn require_pin(
     match tx.pin(channel, presented.sha256()).await? {
         Some(pin) if pin.revoked_at.is_none() => Ok(()),
         Some(_) => Err(Error::Denied("the client certificate was replaced by a later enrollment".to_owned())),
-        None if record.is_some_and(|row| row.enrollment_id == Some(channel)) => {
+        None if record.as_ref().is_some_and(|row| row.enrollment_id == Some(channel)) => {
             tx.put_pin(
                 channel,
                 presented.sha256(),
@@ -135,6 +135,10 @@ pub(super) async fn require_pin(
                 now,
             )
             .await?;
+            if let Some(challenge) = record.and_then(|row| row.challenge_id) {
+                tx.take_over_terms(channel, challenge).await?;
+            }
+            tx.clear_renewal(channel).await?;
             Ok(())
         }
         None => Err(Error::Denied("the client certificate does not belong to this enrollment".to_owned())),

@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::terms::Terms;
 use super::{App, Error, authorities, enrollment, signing};
 use crate::config::DeviceTls;
 use crate::model::{ChallengeId, Secret, Timestamp};
@@ -36,16 +37,27 @@ pub(super) enum NewChallengeFor<'a> {
     ReturnToService(&'a Enrollment),
 }
 
-/// The profile that renews the identity of an enrolled device. It names the topic that the device is enrolled under,
-/// since that may not change.
+/// The profile that renews the identity of an enrolled device. It says what the one on the device says, whatever the
+/// settings say now, since a device takes no other in its place: the identifier, the URLs, the topic, and no more rights.
+/// None where the one on the device was made elsewhere.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
-pub async fn for_renewal(app: &App, tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<Vec<u8>, Error> {
+pub async fn for_renewal(
+    app: &App,
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    now: Timestamp,
+) -> Result<Option<Vec<u8>>, Error> {
+    let row = match enrollment.terms {
+        Some(hash) => tx.terms(hash).await?,
+        None => None,
+    };
+    let Some(terms) = row.and_then(|row| Terms::renewing(&row, &app.settings)) else { return Ok(None) };
     let topic = enrollment.topic.clone();
     let topic = topic.ok_or_else(|| Error::Unavailable("the device is not enrolled under any topic".to_owned()))?;
     let lifetime = app.settings.scep.challenge_lifetime;
-    signed(app, tx, NewChallengeFor::Renewal(enrollment), &topic, lifetime, now).await
+    signed(app, tx, NewChallengeFor::Renewal(enrollment), &terms, &topic, lifetime, now).await.map(Some)
 }
 
 /// The profile by which a wiped device enrolls again by itself, for the same user as before, whatever has become of the
@@ -63,27 +75,31 @@ pub async fn for_return_to_service(
     let topic = default.or_else(|| enrollment.topic.clone());
     let topic = topic.ok_or_else(|| Error::Unavailable("there is no push certificate to enroll under".to_owned()))?;
     let lifetime = app.settings.scep.challenge_lifetime.max(Duration::from_secs(RETURN_DAYS * 86_400));
-    signed(app, tx, NewChallengeFor::ReturnToService(enrollment), &topic, lifetime, now).await
+    let terms = Terms::of(&app.settings);
+    signed(app, tx, NewChallengeFor::ReturnToService(enrollment), &terms, &topic, lifetime, now).await
 }
 
 async fn signed(
     app: &App,
     tx: &mut Write,
     bound_to: NewChallengeFor<'_>,
+    terms: &Terms,
     topic: &str,
     lifetime: Duration,
     now: Timestamp,
 ) -> Result<Vec<u8>, Error> {
     let prepared = prepare(app, tx).await?;
-    let challenge = make_challenge(app, tx, bound_to, lifetime, now).await?;
-    signing::sign(app, tx, &prepared.render(app, challenge, topic)).await
+    let challenge = make_challenge(app, tx, bound_to, terms, lifetime, now).await?;
+    signing::sign(app, tx, &prepared.render(app, challenge, terms, topic)).await
 }
 
-/// Makes a challenge for one certificate.
+/// Makes a challenge for one certificate, to stand in a profile with these terms: the enrollment that comes of it keeps
+/// them.
 pub(super) async fn make_challenge(
     app: &App,
     tx: &mut Write,
     bound_to: NewChallengeFor<'_>,
+    terms: &Terms,
     lifetime: Duration,
     now: Timestamp,
 ) -> Result<Secret<String>, Error> {
@@ -102,6 +118,7 @@ pub(super) async fn make_challenge(
         name,
         link_id: link,
         enrollment_id: device,
+        terms: Some(terms.keep(tx, now).await?),
         uses_allowed: 1,
         created_by: "server",
         expires_at: now.plus(lifetime),
@@ -130,13 +147,13 @@ pub(super) async fn prepare(app: &App, read: &mut Read) -> Result<Prepared, Erro
 
 impl Prepared {
     /// An XML property list, not signed.
-    pub(super) fn render(&self, app: &App, challenge: Secret<String>, topic: &str) -> Vec<u8> {
+    pub(super) fn render(&self, app: &App, challenge: Secret<String>, terms: &Terms, topic: &str) -> Vec<u8> {
         let settings = &app.settings;
         let mut uuid = [0; 16];
         app.random.fill(&mut uuid);
         let organization: String = settings.organization.name.chars().take(64).collect();
         let values = Values {
-            identifier: settings.enrollment.profile_identifier.clone(),
+            identifier: terms.identifier.clone(),
             display_name: settings.enrollment.display_name.clone(),
             description: settings.enrollment.description.clone(),
             organization: settings.organization.name.clone(),
@@ -146,10 +163,10 @@ impl Prepared {
             subject: vec![("O".to_owned(), organization), ("CN".to_owned(), format!("Device {}", hex::encode(uuid)))],
             ca_fingerprint: Some(self.authority.sha1().to_vec()),
             topic: topic.to_owned(),
-            server_url: settings.public_url.at("/mdm"),
-            checkin_url: settings.public_url.at("/checkin"),
+            server_url: terms.server_url.clone(),
+            checkin_url: terms.checkin_url.clone(),
             sign_message: settings.enrollment.sign_message,
-            access_rights: settings.enrollment.access_rights,
+            access_rights: terms.access_rights,
             roots: self.roots.iter().map(|root| root.der().to_vec()).collect(),
         };
         template().render(&values)

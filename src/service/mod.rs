@@ -20,6 +20,7 @@ pub mod enrollment;
 pub mod enrollment_profile;
 pub mod history;
 pub mod idempotency;
+pub mod outlook;
 pub mod profiles;
 pub mod push_certificates;
 pub mod renewal;
@@ -28,6 +29,7 @@ pub mod rotation;
 pub mod scep;
 pub mod server;
 pub mod signing;
+pub mod terms;
 pub mod tokens;
 pub mod wakes;
 

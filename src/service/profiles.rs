@@ -26,7 +26,7 @@ pub const MAX_PROFILE_BYTES: usize = Limits::PROFILE.bytes;
 /// [`Error::Invalid`] `invalid_profile` with all faults; [`Error::Conflict`] `identifier_taken` naming the profile that
 /// has the same identifier.
 pub async fn create(app: &App, actor: &Actor, file: &[u8]) -> Result<ProfileFacts, Error> {
-    let read = check(app, file)?;
+    let read = check(&taken(app).await?, file)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     if let Some(id) = idempotency::earlier::<ProfileId>(app, &mut tx, actor).await? {
@@ -63,7 +63,7 @@ pub async fn replace(
     revision: Option<i64>,
     file: &[u8],
 ) -> Result<ProfileFacts, Error> {
-    let read = check(app, file)?;
+    let read = check(&taken(app).await?, file)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let old = tx.profile_facts(id).await?.ok_or_else(|| not_found(id))?;
@@ -193,13 +193,21 @@ pub(super) fn read(file: &[u8]) -> Result<Upload, Refused> {
     Ok(Upload { profile, signed })
 }
 
-/// As [`read`], and refuses what would take the place of the enrollment profile: installed, it would be in the way of the
-/// device's own enrollment; removed, it would end it.
-pub(super) fn check(app: &App, file: &[u8]) -> Result<Upload, Refused> {
+/// The identifiers of the enrollment profiles that this server makes now or has handed out: what else has one of them
+/// would, installed, be in the way of a device's own enrollment, and, removed, end it.
+pub(super) async fn taken(app: &App) -> Result<Vec<String>, Error> {
+    let mut taken = app.store.begin_read().await?.enrollment_profile_identifiers().await?;
+    taken.push(app.settings.enrollment.profile_identifier.clone());
+    Ok(taken)
+}
+
+/// As [`read`], and refuses what has one of the identifiers that are [`taken`].
+pub(super) fn check(taken: &[String], file: &[u8]) -> Result<Upload, Refused> {
     let read = read(file)?;
-    let taken = app.settings.enrollment.profile_identifier.trim();
-    if read.profile.identifier.trim().eq_ignore_ascii_case(taken) {
-        let detail = "is that of the enrollment profile (setting enrollment.profile_identifier)".to_owned();
+    let identifier = read.profile.identifier.trim();
+    if taken.iter().any(|taken| taken.trim().eq_ignore_ascii_case(identifier)) {
+        let detail =
+            "is that of the enrollment profile, now or once (setting enrollment.profile_identifier)".to_owned();
         return Err(Refused {
             detail: "the identifier is taken by the server".to_owned(),
             faults: vec![fault("/PayloadIdentifier", detail)],

@@ -8,7 +8,7 @@ use super::audit::Subject;
 use super::check_in::Arrived;
 use super::deliveries::{self, End, step, void_open};
 use super::device_identity::require_pin;
-use super::{Actor, App, Error};
+use super::{Actor, App, Error, renewal};
 use crate::model::{CommandId, EnrollmentId, ReportId, ReportStatus, Timestamp, Transition};
 use crate::protocol::json::dictionary_to_json;
 use crate::protocol::report::Report;
@@ -129,10 +129,18 @@ async fn record(
     if !tx.update_delivery(&next, detail).await? {
         return Err(Error::Unavailable("the delivery was changed by another request at the same time".to_owned()));
     }
-    if transition == Transition::Acknowledge
+    if matches!(transition, Transition::Acknowledge | Transition::Fail)
         && let Some(command) = tx.command(delivery.command_id).await?
     {
-        consequences(app, tx, enrollment, &command, report, now).await?;
+        if transition == Transition::Acknowledge {
+            consequences(app, tx, enrollment, &command, report, now).await?;
+        } else {
+            let why = report
+                .error_chain
+                .first()
+                .map_or("", |error| error.us_english.as_deref().unwrap_or(&error.description));
+            renewal::failed(tx, &command, enrollment.id, why, now).await?;
+        }
     }
     Ok(About::Command)
 }

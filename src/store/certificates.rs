@@ -178,10 +178,12 @@ impl Read {
         )
     }
 
-    /// Enabled device channels whose newest valid pin of an own authority ends before `before`: they need a renewal.
+    /// Enabled device channels whose newest valid pin of an own authority ends before `before`, and that a renewal can be sent to now: they
+    /// have a profile of ours, and the last renewal is not too short ago.
     pub async fn expiring_identities(
         &mut self,
         before: Timestamp,
+        now: Timestamp,
         after: EnrollmentId,
         limit: i64,
     ) -> Result<Vec<(EnrollmentId, Timestamp)>, StoreError> {
@@ -192,11 +194,15 @@ impl Read {
                 "SELECT e.id, MAX(i.not_after) FROM enrollments e
                    JOIN identities i ON i.enrollment_id = e.id AND i.revoked_at IS NULL
                    JOIN certificates c ON c.sha256 = i.sha256
+                   JOIN enrollment_terms t ON t.sha256 = e.terms AND t.server_url IS NOT NULL
+                   LEFT JOIN renewals r ON r.enrollment_id = e.id
                   WHERE e.state = 'enabled' AND e.parent_id IS NULL AND e.id > $2
+                    AND (r.retry_at IS NULL OR r.retry_at <= $4)
                   GROUP BY e.id HAVING MAX(i.not_after) < $1 ORDER BY e.id LIMIT $3",
                 before,
                 after,
-                limit
+                limit,
+                now
             )
         )
     }

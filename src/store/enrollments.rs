@@ -26,6 +26,7 @@ pub struct Enrollment {
     pub fleet_cursor: Option<i64>,
     pub link_id: Option<LinkId>,
     pub challenge_id: Option<ChallengeId>,
+    pub terms: Option<Sha256>,
     pub authenticated_at: Timestamp,
     pub enabled_at: Option<Timestamp>,
     pub disabled_at: Option<Timestamp>,
@@ -143,7 +144,7 @@ impl Write {
         )
     }
 
-    /// A new enrollment, authenticated and not yet enabled. Generation 1.
+    /// A new enrollment, authenticated and not yet enabled. Generation 1. A user channel has the terms of its device.
     pub async fn insert_enrollment(
         &mut self,
         id: EnrollmentId,
@@ -155,9 +156,10 @@ impl Write {
         run!(
             self,
             "INSERT INTO enrollments (id, device_id, parent_id, apple_id, kind, state, generation, token_tally,
-                                      awaiting_configuration, connection, authenticated_at, last_seen_at, created_at,
-                                      updated_at)
-             VALUES ($1, $2, $3, $4, $5, 'authenticated', 1, 0, FALSE, 0, $6, $6, $6, $6)",
+                                      awaiting_configuration, connection, terms, authenticated_at, last_seen_at,
+                                      created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, 'authenticated', 1, 0, FALSE, 0,
+                     (SELECT p.terms FROM enrollments p WHERE p.id = $3), $6, $6, $6, $6)",
             id,
             device,
             parent,

@@ -35,8 +35,11 @@ pub struct JobCounts {
 pub struct IdentityCounts {
     /// Those whose certificate has ended.
     pub expired: i64,
-    /// Those whose certificate ends before the time that was asked for, and has not yet.
+    /// Those whose certificate ends before the time that was asked for, and has not yet, and that the server renews.
     pub expiring: i64,
+    /// Those whose certificate has ended or ends before that time, and that the server does not renew, since their
+    /// enrollment profile was made elsewhere.
+    pub not_renewed: i64,
 }
 
 impl Store {
@@ -115,11 +118,13 @@ impl Read {
             fetch_one,
             query_as(
                 "SELECT COUNT(CASE WHEN ends < $1 THEN 1 END) AS expired,
-                        COUNT(CASE WHEN ends >= $1 AND ends < $2 THEN 1 END) AS expiring
-                   FROM (SELECT MAX(i.not_after) AS ends
+                        COUNT(CASE WHEN ends >= $1 AND ends < $2 AND server_url IS NOT NULL THEN 1 END) AS expiring,
+                        COUNT(CASE WHEN ends < $2 AND server_url IS NULL THEN 1 END) AS not_renewed
+                   FROM (SELECT MAX(i.not_after) AS ends, t.server_url
                            FROM identities i JOIN enrollments e ON e.id = i.enrollment_id
+                           LEFT JOIN enrollment_terms t ON t.sha256 = e.terms
                           WHERE e.state = 'enabled' AND i.revoked_at IS NULL AND i.not_after IS NOT NULL
-                          GROUP BY i.enrollment_id) AS latest",
+                          GROUP BY i.enrollment_id, t.server_url) AS latest",
                 now,
                 now.plus(soon)
             )

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::service::{App, Error, apps, authorities, commands, renewal, wakes};
+use crate::service::{App, Error, apps, authorities, commands, outlook, renewal, wakes};
 
 /// How often times of "last seen" are written, and how much of them a crash can lose.
 const SEEN: Duration = Duration::from_secs(5);
@@ -15,6 +15,8 @@ const TRUST: Duration = Duration::from_secs(10);
 const SYNC: Duration = Duration::from_secs(15);
 /// How often old rows are cleared and certificates renewed.
 const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
+/// How often the log says what will fail one day if nobody acts.
+const OUTLOOK: Duration = Duration::from_secs(24 * 60 * 60);
 /// Answers to requests with an Idempotency-Key are kept so long.
 const IDEMPOTENCY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Challenges that were never used are kept so long after their end.
@@ -23,8 +25,8 @@ const CHALLENGES: Duration = Duration::from_secs(24 * 60 * 60);
 /// Runs the schedule until `stop`.
 pub(super) async fn run(app: App, stop: CancellationToken) {
     let start = Instant::now();
-    let mut due = [start; 4];
-    let every = [SEEN, TRUST, SYNC, HOUSEKEEPING];
+    let mut due = [start; 5];
+    let every = [SEEN, TRUST, SYNC, HOUSEKEEPING, OUTLOOK];
     loop {
         for (index, (due, every)) in due.iter_mut().zip(every).enumerate() {
             if Instant::now() < *due {
@@ -35,7 +37,8 @@ pub(super) async fn run(app: App, stop: CancellationToken) {
                 0 => app.flush_seen().await,
                 1 => app.reload_trust().await,
                 2 => sync(&app).await,
-                _ => housekeeping(&app).await,
+                3 => housekeeping(&app).await,
+                _ => outlook::log(&app).await,
             };
             if let Err(error) = outcome {
                 tracing::warn!(%error, "periodic work is put off");

@@ -2,14 +2,16 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster::cli::{SystemClock, SystemRandomness};
-use muster::model::Clock;
+use muster::model::{Clock, ManualClock, SeededRandomness};
 use muster::pki::authority::{issue_server_certificate, make_tls_root};
 
-use crate::support::db::{Kind, run_empty};
+use crate::support::db::{Kind, TestDb, connect, run_empty};
 use crate::support::program::{Ended, Installation};
+use crate::support::rows::{Phone, terms};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -31,10 +33,17 @@ impl Installation {
     /// Sees to it that doctor warns of this and finds no fault.
     #[track_caller]
     fn warns(&self, check: &str, found: &str) {
-        let doctor = self.doctor().with(0);
+        self.says_warning(check, found).with(0);
+    }
+
+    /// Sees to it that doctor warns of this, whatever else it finds.
+    #[track_caller]
+    fn says_warning(&self, check: &str, found: &str) -> Ended {
+        let doctor = self.doctor();
         let line = format!("warn  {check:<17} ");
         let is_there = doctor.stdout.lines().any(|one| one.starts_with(&line) && one.contains(found));
         assert!(is_there, "no {line:?} with {found:?}:\n{}", doctor.stdout);
+        doctor
     }
 
     /// Puts a push certificate of that topic there, by its columns alone.
@@ -58,12 +67,23 @@ impl Installation {
     }
 }
 
+/// The installation's database, for rows of devices.
+async fn rows(made: &Installation) -> TestDb {
+    TestDb {
+        store: connect(&made.database).await,
+        clock: Arc::new(ManualClock::new(SystemClock.now())),
+        random: Arc::new(SeededRandomness::new(11)),
+        url: made.database.clone(),
+    }
+}
+
 both_fresh_databases! {
     async fn an_installation_that_is_well(made: Installation) {
         let doctor = made.doctor().with(0);
         for check in [
             "settings", "data_directory", "disk_space", "master_key", "database", "migrations", "database_write", "jobs",
-            "admin_tokens", "clock", "secrets", "device_ca", "tls", "profile_signer", "identities", "proxy", "admin",
+            "admin_tokens", "clock", "secrets", "device_ca", "tls", "profile_signer", "identities", "profiles", "proxy",
+            "admin",
         ] {
             let line = format!("ok    {check:<17} ");
             assert!(doctor.stdout.lines().any(|one| one.starts_with(&line)), "{check}:\n{}", doctor.stdout);
@@ -140,6 +160,55 @@ both_fresh_databases! {
         made.execute("UPDATE push_certificates SET is_default = FALSE").await;
         let found = made.doctor().stdout;
         assert!(found.contains("warn  push_certificate  none is the default"), "{found}");
+    }
+
+    async fn authorities_that_end_soon(made: Installation) {
+        let in_days = |days: u32| SystemClock.now().plus(DAY * days).micros();
+        made.execute(&format!("UPDATE authorities SET not_after = {} WHERE purpose = 'device'", in_days(700))).await;
+        made.warns("device_ca", "import a successor and activate it");
+        made.execute(&format!("UPDATE authorities SET not_after = {} WHERE purpose = 'tls'", in_days(400))).await;
+        assert!(made.doctor().stdout.contains("ok    tls               under the own root"));
+        made.execute(&format!("UPDATE authorities SET not_after = {} WHERE purpose = 'tls'", in_days(300))).await;
+        made.warns("tls", "give it a publicly trusted certificate before");
+        let server = made.serve();
+        let (_, log) = {
+            server.terminate();
+            server.ended()
+        };
+        assert!(log.contains("import a successor and activate it"), "{log}");
+    }
+
+    async fn devices_whose_profile_differs_from_the_settings(made: Installation) {
+        let db = rows(&made).await;
+        let (one, two) = (Phone::enrolled(&db, "ONE").await, Phone::enrolled(&db, "TWO").await);
+        assert!(made.doctor().stdout.contains("those of 2 were made elsewhere"));
+        let terms = terms("muster.enrollment");
+        let mut tx = db.write().await;
+        tx.put_terms(&terms, db.now()).await.unwrap();
+        for id in [one.id, two.id] {
+            tx.set_terms(id, Some(terms.sha256)).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        made.says_warning("profiles", "2 of 2 enabled devices send their messages to another URL than public_url says");
+        made.set("https://localhost:8443", "https://mdm.example.org");
+        let found = made.doctor().stdout;
+        assert!(found.contains("ok    profiles          those of 2 enabled devices agree with the settings"), "{found}");
+        made.set("#profile_identifier = \"muster.enrollment\"", "profile_identifier = \"other.enrollment\"");
+        let found = made.doctor().stdout;
+        assert!(found.contains("warn  profiles          2 of 2 enabled devices have a profile with another"), "{found}");
+    }
+
+    async fn identities_that_are_not_renewed(made: Installation) {
+        let db = rows(&made).await;
+        // A year is left when they enroll.
+        db.clock.set(SystemClock.now().minus(DAY * 300));
+        let phone = Phone::enrolled(&db, "ELSEWHERE").await;
+        made.says_warning("identities", "of 1 enabled devices have ended or end within 90 days, and the server does not renew");
+        let mut tx = db.write().await;
+        tx.put_renewal(phone.id, 3, db.now(), db.now()).await.unwrap();
+        tx.fail_renewal(phone.id, "Profile refused", db.now(), db.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        made.says_warning("identities", "1 enabled devices refused the renewal of their certificate, the latest: Profile refused");
     }
 
     async fn files_that_others_can_read(made: Installation) {

@@ -13,7 +13,7 @@ use muster::store::Write;
 use crate::enrollment_links::link;
 use crate::support::applicant::{Applicant, challenge, issued, opened, send};
 use crate::support::ready::{Ready, SCHOOL, rsa};
-use crate::support::rows::{DAY, HOUR, MINUTE, Phone};
+use crate::support::rows::{DAY, HOUR, MINUTE, Phone, terms};
 
 const REFUSED: Answer = Answer::Refused(Some(FailInfo::BadRequest));
 
@@ -208,8 +208,15 @@ both_databases! {
             let row = phone.row(&t.db).await;
             let profile = enrollment_profile::for_renewal(&t.app, &mut tx, &row, t.now()).await.unwrap();
             tx.commit().await.unwrap();
-            challenge(&opened(&profile))
+            profile.map(|profile| challenge(&opened(&profile)))
         };
+        assert_eq!(profile().await, None, "no other can take the place of a profile from elsewhere");
+        let terms = terms("muster.enrollment");
+        let mut tx = t.db.write().await;
+        tx.put_terms(&terms, t.now()).await.unwrap();
+        tx.set_terms(phone.id, Some(terms.sha256)).await.unwrap();
+        tx.commit().await.unwrap();
+        let profile = async || profile().await.unwrap();
         let (one, two) = (profile().await, profile().await);
         let new = issued(Applicant::new(&t, 3).ask(&t, &one).await);
         let row = t.db.read().await.certificate(new.sha256).await.unwrap().unwrap();

@@ -4,7 +4,7 @@ use muster::model::{CaId, EnrollmentId};
 use muster::store::{CertificateRow, StoreError};
 
 use crate::support::db::TestDb;
-use crate::support::rows::{DAY, MINUTE, Phone, certificate, challenge, push, user_channel};
+use crate::support::rows::{DAY, MINUTE, Phone, certificate, challenge, push, terms, user_channel};
 
 /// Issues a certificate to a phone and pins it.
 async fn issued(db: &TestDb, phone: &Phone, days: u32) -> CertificateRow {
@@ -148,6 +148,11 @@ both_databases! {
         issued(&db, &mac, 300).await;
 
         let mut tx = db.write().await;
+        let terms = terms("muster.enrollment");
+        tx.put_terms(&terms, db.now()).await.unwrap();
+        for phone in [&soon, &renewed, &elsewhere, &gone, &mac] {
+            tx.set_terms(phone.id, Some(terms.sha256)).await.unwrap();
+        }
         tx.put_pin(elsewhere.id, db.digest(), None, Some(db.now().plus(DAY)), db.now()).await.unwrap();
         tx.close_enrollment(gone.id, "disabled", db.now()).await.unwrap();
         // A user channel has no identity of its own.
@@ -157,9 +162,17 @@ both_databases! {
 
         let first = EnrollmentId(uuid::Uuid::nil());
         let before = db.now().plus(30 * DAY);
-        assert_eq!(tx.expiring_identities(before, first, 10).await.unwrap(), [(soon.id, ends)]);
-        assert!(tx.expiring_identities(before, soon.id, 10).await.unwrap().is_empty(), "the next page");
-        assert!(tx.expiring_identities(db.now().plus(5 * DAY), first, 10).await.unwrap().is_empty());
-        assert_eq!(tx.expiring_identities(db.now().plus(400 * DAY), first, 2).await.unwrap().len(), 2, "a page of two");
+        assert_eq!(tx.expiring_identities(before, db.now(), first, 10).await.unwrap(), [(soon.id, ends)]);
+        assert!(tx.expiring_identities(before, db.now(), soon.id, 10).await.unwrap().is_empty(), "the next page");
+        assert!(tx.expiring_identities(db.now().plus(5 * DAY), db.now(), first, 10).await.unwrap().is_empty());
+        assert_eq!(tx.expiring_identities(db.now().plus(400 * DAY), db.now(), first, 2).await.unwrap().len(), 2, "a page of two");
+
+        // One that was sent a renewal lately gets none; nor does one whose profile was made elsewhere.
+        tx.put_renewal(soon.id, 1, db.now().plus(DAY), db.now()).await.unwrap();
+        assert!(tx.expiring_identities(before, db.now(), first, 10).await.unwrap().is_empty());
+        assert_eq!(tx.expiring_identities(before, db.now().plus(DAY), first, 10).await.unwrap().len(), 1);
+        tx.clear_renewal(soon.id).await.unwrap();
+        tx.set_terms(soon.id, None).await.unwrap();
+        assert!(tx.expiring_identities(before, db.now(), first, 10).await.unwrap().is_empty());
     }
 }

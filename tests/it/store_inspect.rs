@@ -4,7 +4,7 @@ use muster::model::{JobId, Role};
 use muster::store::{AuthorityRow, TokenRow};
 
 use crate::support::db::TestDb;
-use crate::support::rows::{DAY, MINUTE, Phone, device_ca, token};
+use crate::support::rows::{DAY, MINUTE, Phone, device_ca, terms, token};
 
 both_databases! {
     async fn a_write_is_probed_without_a_trace(db: TestDb) {
@@ -54,17 +54,21 @@ both_databases! {
     }
 
     async fn a_device_counts_by_the_latest_of_its_certificates(db: TestDb) {
-        Phone::enrolled(&db, "enabled").await;
+        let enabled = Phone::enrolled(&db, "enabled").await;
+        Phone::enrolled(&db, "with a profile from elsewhere").await;
         let renewed = Phone::enrolled(&db, "renewed").await;
         Phone::authenticated(&db, "not yet").await;
         let now = db.now();
         let mut tx = db.write().await;
         tx.put_pin(renewed.id, db.digest(), None, Some(now.plus(DAY * 800)), now).await.unwrap();
+        let terms = terms("muster.enrollment");
+        tx.put_terms(&terms, now).await.unwrap();
+        tx.set_terms(enabled.id, Some(terms.sha256)).await.unwrap();
         tx.commit().await.unwrap();
         let mut read = db.read().await;
-        for (passed, expired, expiring) in [(DAY * 300, 0, 0), (DAY * 350, 0, 1), (DAY * 366, 1, 0)] {
+        for (passed, expected) in [(DAY * 300, (0, 0, 0)), (DAY * 350, (0, 1, 1)), (DAY * 366, (2, 0, 1))] {
             let counts = read.ending_identities(now.plus(passed), DAY * 30).await.unwrap();
-            assert_eq!((counts.expired, counts.expiring), (expired, expiring), "{passed:?}");
+            assert_eq!((counts.expired, counts.expiring, counts.not_renewed), expected, "{passed:?}");
         }
     }
 

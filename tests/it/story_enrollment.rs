@@ -240,6 +240,7 @@ async fn link_for(edge: &Edge, email: &str) -> (muster::model::LinkId, muster::m
         name: "link",
         link_id: Some(link.id),
         enrollment_id: None,
+        terms: None,
         uses_allowed: 1,
         created_by: "ci",
         expires_at: db.now().plus(HOUR),

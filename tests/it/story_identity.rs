@@ -18,9 +18,9 @@ use crate::support::ready::{Ready, prepared, rsa};
 use crate::support::rows::{DAY, TOPIC};
 
 /// The device edge of a server that issues.
-struct Story {
-    edge: Edge,
-    ready: Ready,
+pub struct Story {
+    pub edge: Edge,
+    pub ready: Ready,
 }
 
 impl Fixture for Story {
@@ -72,7 +72,7 @@ impl Story {
     }
 
     /// A phone that enrolled by a link with the key 2.
-    async fn enrolled(&self, udid: &str) -> (Phone, CreatedLink) {
+    pub async fn enrolled(&self, udid: &str) -> (Phone, CreatedLink) {
         let link = self.link().await;
         let code = link.url.expose().rsplit('/').next().unwrap().to_owned();
         let profile = opened(&profile_for_link(&self.ready.app, &code).await.unwrap());

@@ -8,12 +8,10 @@ use crate::config::{DeviceTls, ProfileSigning};
 use crate::model::Timestamp;
 use crate::pki::chain::{Purpose, verify_for};
 use crate::pki::{Certificate, Identity, PrivateKey};
-use crate::service::{authorities, signing};
+use crate::service::{authorities, outlook, signing};
 use crate::store::{AuthorityRow, Read, ServerCertificateRow, StoreError};
 
 const START: &str = "start the server: it makes what is missing";
-/// A device CA that ends so soon should have a successor that issues.
-const CA_ENDS_SOON: Duration = Duration::from_secs(2 * 365 * 86_400);
 
 /// The device CAs: one issues, with its key; the others are accepted.
 pub(super) async fn device(report: &mut Report, patient: &Patient<'_>, read: &mut Read) -> Result<(), StoreError> {
@@ -36,8 +34,7 @@ pub(super) async fn device(report: &mut Report, patient: &Patient<'_>, read: &mu
             report.fail(check, end, "import another device CA and activate it (POST /api/v1/authorities)");
         } else if row.not_after < now {
             report.warn(check, end, "retire it: no device can use its certificates any more");
-        } else if row.not_after < now.plus(CA_ENDS_SOON) && issues {
-            let action = "import a successor and activate it: devices move to it as their certificates are renewed";
+        } else if let Some(action) = authorities::ends_soon(row, patient.settings, now) {
             report.warn(check, end, action);
         } else {
             report.ok(check, end);
@@ -75,6 +72,7 @@ async fn own(report: &mut Report, patient: &Patient<'_>, read: &mut Read, hosts:
         report.fail(check, "the server has no certificate of its own yet", START);
         return Ok(());
     };
+    let soon = authorities::ends_soon(&root, patient.settings, patient.now);
     let Some(root) = parsed(report, check, &root) else { return Ok(()) };
     let Some(identity) = identity(report, check, patient, &row) else { return Ok(()) };
     let leaf = &identity.certificate;
@@ -84,10 +82,11 @@ async fn own(report: &mut Report, patient: &Patient<'_>, read: &mut Read, hosts:
     match verify_for(Purpose::Server, leaf, &identity.chain, std::slice::from_ref(&root), at, Duration::ZERO) {
         Ok(_) => {
             let end = until(root.not_after, patient.now);
-            report.ok(
-                check,
-                format!("under the own root {}, which ends {end}; enrollment profiles bring it", root.subject),
-            );
+            let found = format!("under the own root {}, which ends {end}; enrollment profiles bring it", root.subject);
+            match soon {
+                Some(action) => report.warn(check, found, action),
+                None => report.ok(check, found),
+            }
         }
         Err(why) => {
             report.fail(check, format!("{} is not under the own root: {why}", leaf.subject), "restore a backup")
@@ -143,7 +142,9 @@ pub(super) async fn signer(report: &mut Report, patient: &Patient<'_>, read: &mu
     let Some(identity) = identity(report, check, patient, &row) else { return Ok(()) };
     let certificate = &identity.certificate;
     let found = format!("{} ends {}", certificate.subject, until(certificate.not_after, patient.now));
-    if certificate.valid_at(patient.now) {
+    if certificate.valid_at(patient.now) && certificate.not_after < patient.now.plus(outlook::SIGNER_SOON) {
+        report.warn(check, found, "the server should have replaced it: start it, or look for the reason in its log");
+    } else if certificate.valid_at(patient.now) {
         report.ok(check, found);
     } else {
         report.fail(check, found, "start the server: it makes a new one by itself");

@@ -107,6 +107,8 @@ async fn stored(report: &mut Report, patient: &Patient<'_>, store: &Store) {
     unreadable(report, outcome);
     let outcome = push::identities(report, patient, read).await;
     unreadable(report, outcome);
+    let outcome = push::terms(report, patient, read).await;
+    unreadable(report, outcome);
 }
 
 fn unreadable(report: &mut Report, outcome: Result<(), StoreError>) {

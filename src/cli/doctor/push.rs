@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::finding::Report;
 use super::{Patient, day, until};
 use crate::pki::{Certificate, Identity, PrivateKey};
-use crate::service::wakes;
+use crate::service::terms::Differing;
+use crate::service::{outlook, wakes};
 use crate::store::{PushCertificateRow, Read, StoreError};
 
 /// Push certificates hold for a year; Apple's mail reminds a month before.
@@ -94,8 +95,41 @@ pub(super) async fn identities(report: &mut Report, patient: &Patient<'_>, read:
         let action = "the server has sent them a renewal; find out why they do not answer";
         report.warn(check, found, action);
     }
-    if counts.expired == 0 && counts.expiring == 0 {
+    let later = read.ending_identities(patient.now, outlook::NOT_RENEWED_SOON).await?;
+    if later.not_renewed > 0 {
+        let found = format!(
+            "the certificates of {} enabled devices have ended or end within 90 days, and the server does not renew them",
+            later.not_renewed
+        );
+        report.warn(check, found, outlook::NOT_RENEWED);
+    }
+    let renewals = read.failed_renewals().await?;
+    if renewals.failed > 0 {
+        let why = renewals.last_error.unwrap_or_default();
+        let found =
+            format!("{} enabled devices refused the renewal of their certificate, the latest: {why}", renewals.failed);
+        report.warn(check, found, outlook::REFUSED);
+    }
+    if counts.expired == 0 && counts.expiring == 0 && later.not_renewed == 0 && renewals.failed == 0 {
         report.ok(check, "no certificate of an enabled device ends within 30 days");
+    }
+    Ok(())
+}
+
+/// How the profiles of enabled devices differ from what the settings say now.
+pub(super) async fn terms(report: &mut Report, patient: &Patient<'_>, read: &mut Read) -> Result<(), StoreError> {
+    let check = "profiles";
+    let differing = Differing::between(&read.enabled_by_terms().await?, patient.settings);
+    let sentences = differing.sentences();
+    if sentences.is_empty() {
+        let elsewhere = match differing.elsewhere {
+            0 => String::new(),
+            count => format!("; those of {count} were made elsewhere, and unenroll needs their identifier"),
+        };
+        report.ok(check, format!("those of {} enabled devices agree with the settings{elsewhere}", differing.devices));
+    }
+    for (found, action) in sentences {
+        report.warn(check, found, action);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::super::enrollment_profile::{RENEWAL, RETURN_TO_SERVICE};
 use super::super::{Actor, App, Error};
 use super::{Arrived, raw_context};
 use crate::config::Reenroll;
-use crate::model::{AppleId, DeviceId, EnrollmentId, Timestamp};
+use crate::model::{AppleId, DeviceId, EnrollmentId, Sha256, Timestamp};
 use crate::protocol::checkin::Authenticate;
 use crate::store::{CertificateRow, Challenge, DeviceFacts, Enrollment, Link, StoreError, Write};
 
@@ -46,6 +46,7 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
     let existing = tx.enrollment_for_update(&apple_id.id).await?;
     let origin = origin(&mut tx, arrived.presented).await?;
     refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
+    let terms = terms(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
     let actor = Actor::device(&apple_id.id).at(arrived.address.clone());
 
     let facts = facts(&message);
@@ -99,6 +100,12 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
                 tx.set_device_owner(device, link.map(|l| l.id), user.0, user.1, now).await?;
             }
         }
+    }
+    if existing.as_ref().and_then(|e| e.terms) != terms {
+        tx.set_terms(id, terms).await?;
+    }
+    if existing.is_some() {
+        tx.clear_renewal(id).await?;
     }
     let detail = json!({
         "certificate": presented.sha256(),
@@ -155,6 +162,27 @@ async fn refuse_foreign_certificate(
         return Err(Error::Denied("the client certificate belongs to another device".to_owned()));
     }
     Ok(())
+}
+
+/// What the profile that this comes of lays down; none where it was made elsewhere.
+///
+/// A certificate that this enrollment has used before means the same profile as before.
+async fn terms(
+    tx: &mut Write,
+    presented: &Presented,
+    origin: &Origin,
+    existing: Option<&Enrollment>,
+) -> Result<Option<Sha256>, Error> {
+    let Some(existing) = existing else { return Ok(origin.challenge.as_ref().and_then(|c| c.terms)) };
+    if tx.pin(existing.id, presented.sha256()).await?.is_some() {
+        return Ok(existing.terms);
+    }
+    Ok(match &origin.challenge {
+        Some(challenge) => challenge.terms,
+        // Renewed by SCEP alone, under the profile that is there.
+        None if origin.record.as_ref().is_some_and(|row| row.enrollment_id == Some(existing.id)) => existing.terms,
+        None => None,
+    })
 }
 
 async fn insert(

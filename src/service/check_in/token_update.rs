@@ -135,6 +135,11 @@ async fn complete(
     // A moment later, since commands of one priority come in the order of their age.
     let after = now.plus(std::time::Duration::from_micros(1));
     commands::enqueue_internal(app, tx, id, Internal::SecurityInfo, after).await?;
+    if channel.terms.is_none() {
+        // Its profile was made elsewhere: the list of profiles tells its identifier.
+        let last = after.plus(std::time::Duration::from_micros(1));
+        commands::enqueue_internal(app, tx, id, Internal::Profiles, last).await?;
+    }
     let actor = Actor::device(&channel.apple_id).at(arrived.address.clone());
     let subject = Subject { kind: "device", id: &channel.device_id.to_string() };
     app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await

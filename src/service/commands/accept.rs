@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::super::audit::Subject;
 use super::super::deliveries::{self, AtDelivery, payload_context, queued};
-use super::super::{Actor, App, Error, Fault, apps, idempotency, profiles, wakes};
+use super::super::{Actor, App, Error, Fault, apps, idempotency, profiles, terms, wakes};
 use super::{PRIORITY_NORMAL, inline};
-use crate::catalog::{Built, Context, Destruction, Fill, Verb, build};
+use crate::catalog::{Built, Destruction, Fill, Verb, build};
 use crate::model::{CommandId, DeviceId, EnrollmentId, JobId, Role, Timestamp};
 use crate::protocol::wire;
 use crate::store::{self, Enrollment, Write};
@@ -89,9 +89,8 @@ pub enum PushNote {
 pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepted, Error> {
     let now = app.clock.now();
     let verb = Verb::parse(&new.command).map_err(|faults| invalid("the command cannot be sent as it is", faults))?;
-    let context = Context { enrollment_profile_identifier: &app.settings.enrollment.profile_identifier };
-    let built = build(&verb, context);
-    let faults = inline::faults(app, &new.command, &verb, &built);
+    let built = build(&verb);
+    let faults = inline::faults(app, &new.command, &verb, &built).await?;
     if !faults.is_empty() {
         return Err(invalid("the command cannot be sent as it is", faults));
     }
@@ -105,12 +104,13 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
     let (payload, fills) = fill_for_all(app, &mut tx, &built).await?;
     let id = CommandId::new(now, &*app.random);
     let sealed = app.seal(&payload_context(id), &wire::write(&Value::Dictionary(payload)))?;
-    let row = |target_count: u64, fleet_number: Option<i64>| Row {
+    let row = |target_count: u64, destruction: Option<Destruction>, fleet_number: Option<i64>| Row {
         id,
         verb: verb.name(),
         built: &built,
         sealed: &sealed,
         fills: &fills,
+        destruction,
         priority: new.priority.unwrap_or(PRIORITY_NORMAL),
         target_count,
         fleet_number,
@@ -123,8 +123,13 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
             // First the number: on PostgreSQL this waits for enrollments under way, so that the count is theirs too.
             let number = tx.fleet_number_for_command().await?;
             let count = u64::try_from(tx.count_enabled().await?).unwrap_or(0);
-            guard(actor, built.destruction, count, new.confirm)?;
-            row(count, Some(number)).insert(&mut tx, now).await?;
+            let profiles = match built.removes_a_profile() {
+                true => tx.enabled_by_terms().await?.into_iter().map(|under| under.identifier).collect(),
+                false => Vec::new(),
+            };
+            let destruction = built.destruction(&profiles);
+            guard(actor, destruction, count, new.confirm)?;
+            row(count, destruction, Some(number)).insert(&mut tx, now).await?;
             let payload = json!({"command": id, "push": !new.no_push}).to_string();
             tx.add_job(JobId::new(now, &*app.random), "materialize", &payload, None, now, now).await?;
             Accepted { id, targets: count, skipped: Vec::new(), push: push_note(&mut tx, &new, None, now).await? }
@@ -135,8 +140,13 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
             if count == 0 {
                 return Err(Error::conflict("no_target", nobody(&skipped)));
             }
-            guard(actor, built.destruction, count, new.confirm)?;
-            row(count, None).insert(&mut tx, now).await?;
+            let profiles = match built.removes_a_profile() {
+                true => terms::profile_identifiers(&mut tx, &enrollments).await?,
+                false => Vec::new(),
+            };
+            let destruction = built.destruction(&profiles);
+            guard(actor, destruction, count, new.confirm)?;
+            row(count, destruction, None).insert(&mut tx, now).await?;
             let command = tx.command(id).await?.ok_or_else(|| Error::Internal("a command row vanished".to_owned()))?;
             for enrollment in &enrollments {
                 tx.insert_delivery(&queued(&command, enrollment, now)).await?;
@@ -172,6 +182,7 @@ struct Row<'a> {
     built: &'a Built,
     sealed: &'a [u8],
     fills: &'a str,
+    destruction: Option<Destruction>,
     priority: i64,
     target_count: u64,
     fleet_number: Option<i64>,
@@ -189,7 +200,7 @@ impl Row<'_> {
             fills: self.fills,
             summary: &self.built.summary.to_string(),
             resend: self.built.resend,
-            destruction: self.built.destruction.map(destruction_word),
+            destruction: self.destruction.map(destruction_word),
             priority: self.priority,
             internal: false,
             target_count: i64::try_from(self.target_count).unwrap_or(i64::MAX),
@@ -240,8 +251,7 @@ async fn fill_for_all(app: &App, tx: &mut Write, built: &Built) -> Result<(Dicti
                 let reference = apps::reference(app, tx, *id).await?;
                 reference.put_into(&mut payload);
             }
-            // The payload has the identifier of the settings, which every profile that this server makes carries.
-            Fill::EnrollmentProfileIdentifier => {}
+            Fill::EnrollmentProfileIdentifier => left.push(AtDelivery::EnrollmentProfileIdentifier),
         }
     }
     Ok((payload, deliveries::fills_to_json(&left)))

@@ -5,31 +5,37 @@
 use plist::{Dictionary, Value};
 
 use super::super::profiles::{self, Refused};
-use super::super::{App, Fault};
+use super::super::{App, Error, Fault};
 use crate::catalog::{Built, Verb};
 
 /// What is wrong with the profiles in a request, each with its place in what was asked. `command` is what was asked.
-pub(super) fn faults(app: &App, command: &serde_json::Value, verb: &Verb, built: &Built) -> Vec<Fault> {
+pub(super) async fn faults(
+    app: &App,
+    command: &serde_json::Value,
+    verb: &Verb,
+    built: &Built,
+) -> Result<Vec<Fault>, Error> {
     let place =
         Place { is_apple: matches!(verb, Verb::Apple { .. }), is_plist: command.get("payload_plist").is_some() };
     let is = |name: &str| built.request_type.trim().eq_ignore_ascii_case(name);
     let mut faults = Vec::new();
+    let taken = if is("InstallProfile") || is("EraseDevice") { profiles::taken(app).await? } else { Vec::new() };
     if is("InstallProfile") {
         // What the server keeps was looked at when it came, and is put in later.
         if built.fills.is_empty() {
             let at = place.of("/command/profile", "/Payload");
-            data(&built.payload, "Payload", true, &at, &mut faults, |bytes| profiles::check(app, bytes));
+            data(&built.payload, "Payload", true, &at, &mut faults, |bytes| profiles::check(&taken, bytes));
         }
     } else if is("EraseDevice")
         && let Some(Value::Dictionary(back)) = built.payload.get("ReturnToService")
     {
         let at = place.of("/command/return_to_service/wifi_profile", "/ReturnToService/WiFiProfileData");
-        data(back, "WiFiProfileData", false, &at, &mut faults, |bytes| profiles::check(app, bytes));
+        data(back, "WiFiProfileData", false, &at, &mut faults, |bytes| profiles::check(&taken, bytes));
         // An enrollment profile, and so the one identifier that the others must not have.
         let at = place.of("/command", "/ReturnToService/MDMProfileData");
         data(back, "MDMProfileData", false, &at, &mut faults, profiles::read);
     }
-    faults
+    Ok(faults)
 }
 
 /// How a member of the request is found in what was asked.

@@ -3,7 +3,7 @@ use plist::Dictionary;
 use super::super::deliveries::{payload_context, queued};
 use super::super::{App, Error};
 use super::PRIORITY_INTERNAL;
-use crate::catalog::{Built, Context, Verb, build, resend};
+use crate::catalog::{Built, Verb, build, resend};
 use crate::model::{CommandId, EnrollmentId, Timestamp};
 use crate::protocol::wire;
 use crate::store::{NewCommand, Write};
@@ -18,18 +18,21 @@ pub enum Internal {
     DeviceInformation,
     /// How it is protected.
     SecurityInfo,
+    /// Which profiles it has.
+    Profiles,
     /// To take a new identity certificate.
     Renewal,
 }
 
 impl Internal {
-    fn request(self, context: Context<'_>) -> (&'static str, Built) {
+    fn request(self) -> (&'static str, Built) {
         match self {
             Self::DeviceInformation => {
                 let verb = Verb::DeviceInformation { queries: Vec::new(), attestation_nonce: None };
-                ("device_information", build(&verb, context))
+                ("device_information", build(&verb))
             }
-            Self::SecurityInfo => ("security_info", build(&Verb::SecurityInfo, context)),
+            Self::SecurityInfo => ("security_info", build(&Verb::SecurityInfo)),
+            Self::Profiles => ("profiles", build(&Verb::Profiles { managed_only: None })),
             Self::Renewal => {
                 let payload = Dictionary::new();
                 let built = Built {
@@ -37,7 +40,6 @@ impl Internal {
                     resend: resend("InstallProfile", &payload),
                     payload,
                     fills: Vec::new(),
-                    destruction: None,
                     summary: serde_json::json!({"type": RENEW}),
                 };
                 (RENEW, built)
@@ -54,8 +56,7 @@ pub(in crate::service) async fn enqueue_internal(
     what: Internal,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let context = Context { enrollment_profile_identifier: &app.settings.enrollment.profile_identifier };
-    let (verb, built) = what.request(context);
+    let (verb, built) = what.request();
     let command = CommandId::new(now, &*app.random);
     let plain = wire::write(&plist::Value::Dictionary(built.payload));
     let sealed = app.seal(&payload_context(command), &plain)?;

@@ -16,6 +16,8 @@ pub enum AtDelivery {
     UnlockToken,
     /// `ReturnToService.MDMProfileData`: an enrollment profile made for this device.
     ReturnToServiceProfile,
+    /// `Identifier`: that of the enrollment profile on the device.
+    EnrollmentProfileIdentifier,
 }
 
 /// The list as it is kept with the command.
@@ -72,10 +74,28 @@ pub(super) async fn apply(
                     service.insert("MDMProfileData".to_owned(), Value::Data(profile));
                 }
             }
+            AtDelivery::EnrollmentProfileIdentifier => {
+                let terms = match enrollment.terms {
+                    Some(hash) => tx.terms(hash).await?,
+                    None => None,
+                };
+                let Some(terms) = terms else {
+                    return Err(Failure::Missing(
+                        "the enrollment profile on the device was made elsewhere, and its identifier is not known; it \
+                         is learned from the list of profiles (the command profiles), and remove_profile takes any"
+                            .to_owned(),
+                    ));
+                };
+                payload.insert("Identifier".to_owned(), Value::from(terms.identifier));
+            }
         }
     }
     if command.verb == super::super::commands::RENEW {
-        let profile = enrollment_profile::for_renewal(app, tx, enrollment, now).await?;
+        let Some(profile) = enrollment_profile::for_renewal(app, tx, enrollment, now).await? else {
+            return Err(Failure::Missing(
+                "the enrollment profile on the device was made elsewhere, so no other can take its place".to_owned(),
+            ));
+        };
         payload.insert("Payload".to_owned(), Value::Data(profile));
     }
     Ok(payload)

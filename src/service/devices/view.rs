@@ -1,6 +1,6 @@
 use super::super::{App, Error};
 use crate::model::{DeviceId, Timestamp};
-use crate::store::{Device, Enrollment, IdentityRow, InventoryRow, Link, Read, WakeRow};
+use crate::store::{Device, Enrollment, IdentityRow, InventoryRow, Link, Read, RenewalRow, TermsRow, WakeRow};
 
 /// All that is known of a device.
 #[derive(Clone, Debug)]
@@ -24,6 +24,10 @@ pub struct ChannelView {
     pub identities: Vec<IdentityView>,
     /// Whether the device can still authenticate; none for a user channel.
     pub identity_state: Option<IdentityState>,
+    /// What the enrollment profile on the device lays down, where that is known.
+    pub terms: Option<TermsRow>,
+    /// A renewal of its certificate that was sent and has not taken effect.
+    pub renewal: Option<RenewalRow>,
     /// When it was last woken, and what came of it.
     pub wake: Option<WakeRow>,
 }
@@ -109,5 +113,10 @@ async fn channel(app: &App, read: &mut Read, enrollment: Enrollment, now: Timest
     let best = identities.iter().map(|identity| identity.state).max().unwrap_or(IdentityState::Missing);
     let identity_state = enrollment.parent_id.is_none().then_some(best);
     let wake = read.wake(enrollment.id).await?;
-    Ok(ChannelView { enrollment, identities, identity_state, wake })
+    let terms = match enrollment.terms {
+        Some(hash) => read.terms(hash).await?,
+        None => None,
+    };
+    let renewal = read.renewal(enrollment.id).await?;
+    Ok(ChannelView { enrollment, identities, identity_state, terms, renewal, wake })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::terms::Terms;
 use super::super::{App, Error, enrollment_profile, signing};
 use super::LinkState;
 use crate::model::{Secret, Timestamp};
@@ -105,8 +106,9 @@ pub async fn profile_for_link(app: &App, code: &str) -> Result<Vec<u8>, LinkErro
     let signer = signing::signer(app, &mut read).await?;
     let prepared = enrollment_profile::prepare(app, &mut read).await?;
     drop(read);
-    let challenge = open_challenge(app, &link, now).await?;
-    let content = prepared.render(app, challenge, &push.topic);
+    let terms = Terms::of(&app.settings);
+    let challenge = open_challenge(app, &link, &terms, now).await?;
+    let content = prepared.render(app, challenge, &terms, &push.topic);
     Ok(signer.sign(&content, now)?)
 }
 
@@ -130,7 +132,7 @@ pub(in crate::service) async fn usable_push_certificate(
     Ok(certificates.into_iter().find(|row| row.is_default && row.not_before <= now && now < row.not_after))
 }
 
-async fn open_challenge(app: &App, link: &Link, now: Timestamp) -> Result<Secret<String>, LinkError> {
+async fn open_challenge(app: &App, link: &Link, terms: &Terms, now: Timestamp) -> Result<Secret<String>, LinkError> {
     let mut tx = app.store.begin_write().await?;
     // Locked, so that of many requests at once no more than allowed get a challenge.
     let link = tx.link_for_update(link.id).await?.ok_or(LinkError::Unknown)?;
@@ -144,7 +146,7 @@ async fn open_challenge(app: &App, link: &Link, now: Timestamp) -> Result<Secret
     }
     let lifetime = app.settings.scep.challenge_lifetime;
     let new = enrollment_profile::NewChallengeFor::Link(&link);
-    let challenge = enrollment_profile::make_challenge(app, &mut tx, new, lifetime, now).await?;
+    let challenge = enrollment_profile::make_challenge(app, &mut tx, new, terms, lifetime, now).await?;
     tx.commit().await?;
     Ok(challenge)
 }

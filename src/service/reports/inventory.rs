@@ -2,7 +2,7 @@
 
 use plist::{Dictionary, Value};
 
-use super::super::Error;
+use super::super::{Error, terms};
 use crate::model::Timestamp;
 use crate::protocol::json::to_json;
 use crate::store::{DeviceFacts, Enrollment, Write};
@@ -33,6 +33,9 @@ pub(super) async fn take_over(
     tx.put_inventory(enrollment.device_id, kind, &to_json(value).to_string(), now).await?;
     if let (&"device_information", Value::Dictionary(answers)) = (kind, value) {
         tx.update_device(enrollment.device_id, &facts(answers), now).await?;
+    }
+    if *kind == "profiles" {
+        terms::learn(tx, enrollment, value, now).await?;
     }
     Ok(())
 }

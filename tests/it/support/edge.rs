@@ -1,6 +1,7 @@
 //! The device edge without a network: messages go to the routes as a trusted proxy would hand them on.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
+use muster::config::Settings;
 use muster::http::{Connection, Metrics};
 use muster::model::{CaId, CommandId, DeviceId, EnrollmentId, Timestamp};
 use muster::pki::authority::{DEVICE_CA_BITS, issue_device_certificate, make_device_ca};
@@ -19,15 +21,15 @@ use muster::pki::{Authority, Certificate, CertificateRequest, PrivateKey};
 use muster::protocol::command::{self, Command};
 use muster::protocol::wire;
 use muster::service::commands::{Accepted, NewCommand, Targets, accept};
-use muster::service::{Actor, Error};
-use muster::store::{AuthorityRow, CertificateRow, Delivery, Enrollment};
+use muster::service::{Actor, App, Error, Parts};
+use muster::store::{AuthorityRow, CertificateRow, Delivery, Enrollment, NewChallenge};
 use plist::{Dictionary, Value};
 use serde_json::json;
 use tower::ServiceExt as _;
 
 use super::app::TestApp;
 use super::db::{Fixture, START, TestDb};
-use super::rows::{DAY, TOPIC};
+use super::rows::{self, DAY, TOPIC, terms};
 
 /// What a device edge behind a proxy needs.
 const SETTINGS: &str = "[devices]\ntls = \"behind_proxy\"\n[proxy]\ntrusted = [\"127.0.0.1\"]\n";
@@ -101,6 +103,22 @@ impl Edge {
         Self { t, ca: row.id, routes }
     }
 
+    /// The same server after a restart with other settings: this `public_url`, and tables other than `devices` and
+    /// `proxy`.
+    pub fn restarted(&self, public_url: &str, tables: &str) -> Self {
+        let text = format!("public_url = {public_url:?}\ndata_dir = {:?}\n{SETTINGS}{tables}", self.t.directory.path());
+        let app = App::new(Parts {
+            store: self.t.db.store.clone(),
+            settings: Settings::parse(Path::new("muster.toml"), &text, []).unwrap(),
+            vault: self.t.app.vault().clone(),
+            clock: self.t.db.clock.clone(),
+            random: self.t.db.random.clone(),
+            pusher: self.t.pusher.clone(),
+        });
+        let routes = muster::http::mdm::router(app.clone(), Metrics::new("test"));
+        Self { t: TestApp { app, ..self.t.clone() }, ca: self.ca, routes }
+    }
+
     /// A certificate of the CA that stands in no issuing record.
     pub fn unrecorded_certificate(&self, name: &str) -> Certificate {
         let request = CertificateRequest::make(device_key(), &Subject::common_name(name), None).unwrap();
@@ -108,10 +126,25 @@ impl Edge {
         issue_device_certificate(authority(), &request, None, self.t.now(), validity, &*self.t.db.random).unwrap()
     }
 
-    /// A certificate with its issuing record.
+    /// A certificate with its issuing record, as if by a profile of this server with the standard identifier.
     pub async fn certificate(&self, name: &str) -> Certificate {
+        self.certificate_by(name, Some("muster.enrollment")).await
+    }
+
+    /// A certificate with its issuing record, by a profile with this identifier, or by one that was made elsewhere.
+    pub async fn certificate_by(&self, name: &str, identifier: Option<&str>) -> Certificate {
+        let db = &self.t.db;
         let certificate = self.unrecorded_certificate(name);
-        self.record(&certificate, |_| {}).await;
+        let terms = identifier.map(terms);
+        let challenge = NewChallenge { terms: terms.as_ref().map(|terms| terms.sha256), ..rows::challenge(db, None) };
+        let mut tx = db.write().await;
+        if let Some(terms) = &terms {
+            tx.put_terms(terms, db.now()).await.unwrap();
+        }
+        tx.insert_challenge(&challenge, db.now()).await.unwrap();
+        tx.use_challenge(challenge.id, None).await.unwrap();
+        tx.commit().await.unwrap();
+        self.record(&certificate, |row| row.challenge_id = Some(challenge.id)).await;
         certificate
     }
 
@@ -311,6 +344,12 @@ impl Phone {
     /// As a target.
     pub async fn target(&self) -> Targets {
         Targets::Devices(vec![self.device_id().await])
+    }
+
+    /// The same phone, on a server that was restarted.
+    pub async fn on(&self, edge: &Edge) -> Self {
+        edge.t.app.reload_trust().await.unwrap();
+        Self { edge: edge.clone(), ..self.clone() }
     }
 
     /// Has an admin ask for something on this phone.

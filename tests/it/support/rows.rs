@@ -8,7 +8,7 @@ use muster::model::{
 };
 use muster::store::{
     AuthorityRow, CertificateRow, Delivery, DeviceFacts, Enrollment, Link, NewChallenge, NewCommand, PushFacts,
-    PushResult, TokenRow,
+    PushResult, TermsRow, TokenRow,
 };
 
 use super::db::TestDb;
@@ -79,9 +79,21 @@ pub fn challenge(db: &TestDb, link: Option<LinkId>) -> NewChallenge<'static> {
         name: "",
         link_id: link,
         enrollment_id: None,
+        terms: None,
         uses_allowed: 1,
         created_by: "server",
         expires_at: db.now().plus(HOUR),
+    }
+}
+
+/// What a profile with this identifier lays down.
+pub fn terms(identifier: &str) -> TermsRow {
+    TermsRow {
+        sha256: Sha256::of(identifier.as_bytes()),
+        identifier: identifier.to_owned(),
+        server_url: Some("https://mdm.example.org/mdm".to_owned()),
+        checkin_url: Some("https://mdm.example.org/checkin".to_owned()),
+        access_rights: Some(8191),
     }
 }
 

@@ -175,6 +175,48 @@ pub(in super::super) struct Enrollment {
     #[schema(example = "valid")]
     identity_state: Option<&'static str>,
     identities: Vec<Identity>,
+    /// A renewal of its certificate that the server sent and that has not taken effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renewal: Option<Renewal>,
+    /// The enrollment profile on the device; missing where it was made elsewhere and the device has not listed it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<EnrollmentProfile>,
+}
+
+/// A renewal of a device's certificate that has not taken effect.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in super::super) struct Renewal {
+    /// How often it was sent.
+    #[schema(example = 1)]
+    attempts: i64,
+    sent_at: Timestamp,
+    /// No other is sent before: the pause doubles, up to a week.
+    retry_at: Timestamp,
+    /// When the device last refused one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_at: Option<Timestamp>,
+    /// What the device said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What the enrollment profile on a device lays down. It stays as it is, whatever the settings say later.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in super::super) struct EnrollmentProfile {
+    #[schema(example = "muster.enrollment")]
+    identifier: String,
+    /// Where the device sends its reports; missing where the profile was made elsewhere, as the others are then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "https://mdm.example.org/mdm")]
+    server_url: Option<String>,
+    /// Where it checks in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "https://mdm.example.org/checkin")]
+    checkin_url: Option<String>,
+    /// The sum of Apple's bits of what the server may do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 8191)]
+    access_rights: Option<i64>,
 }
 
 /// When a channel was last woken, and what came of it.
@@ -285,6 +327,19 @@ impl From<ChannelView> for Enrollment {
             },
             identity_state: view.identity_state.map(IdentityState::as_str),
             identities: view.identities.into_iter().map(Identity::from).collect(),
+            renewal: view.renewal.map(|row| Renewal {
+                attempts: row.attempts,
+                sent_at: row.sent_at,
+                retry_at: row.retry_at,
+                failed_at: row.failed_at,
+                error: row.error,
+            }),
+            profile: view.terms.map(|row| EnrollmentProfile {
+                identifier: row.identifier,
+                server_url: row.server_url,
+                checkin_url: row.checkin_url,
+                access_rights: row.access_rights,
+            }),
         }
     }
 }

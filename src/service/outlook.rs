@@ -1,0 +1,87 @@
+//! What will fail one day if nobody acts: for the server's log, at the start and once a day. `muster doctor` says the
+//! same with more around it.
+
+use std::time::Duration;
+
+use super::authorities::{DEVICE, TLS, ends_soon};
+use super::signing::PROFILE_SIGNER;
+use super::terms::Differing;
+use super::{App, Error};
+use crate::config::ProfileSigning;
+
+/// How long before its end a device's certificate that the server does not renew is worth a word: finding out how, and
+/// reaching people, takes a while.
+pub const NOT_RENEWED_SOON: Duration = Duration::from_secs(90 * 86_400);
+/// A profile signer that ends so soon should have been replaced long ago.
+pub const SIGNER_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// Something that will fail one day if nobody acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Concern {
+    /// What was found.
+    pub found: String,
+    /// What to do about it, or what it means.
+    pub action: &'static str,
+}
+
+/// All that will fail one day if nobody acts.
+///
+/// # Errors
+/// [`Error::Unavailable`].
+pub async fn concerns(app: &App) -> Result<Vec<Concern>, Error> {
+    let now = app.clock.now();
+    let mut read = app.store.begin_read().await?;
+    let mut concerns = Vec::new();
+    for purpose in [DEVICE, TLS] {
+        for row in read.authorities(purpose).await? {
+            if let Some(action) = ends_soon(&row, &app.settings, now) {
+                concerns
+                    .push(Concern { found: format!("the authority {:?} ends at {}", row.name, row.not_after), action });
+            }
+        }
+    }
+    if app.settings.profiles.signing != ProfileSigning::Tls
+        && let Some(row) = read.server_certificate(PROFILE_SIGNER).await?
+        && row.not_after < now.plus(SIGNER_SOON)
+    {
+        let found = format!("the certificate that signs profiles ends at {}", row.not_after);
+        concerns.push(Concern { found, action: "the server should have replaced it: look for the reason in its log" });
+    }
+    let differing = Differing::between(&read.enabled_by_terms().await?, &app.settings);
+    concerns.extend(differing.sentences().into_iter().map(|(found, action)| Concern { found, action }));
+    let identities = read.ending_identities(now, NOT_RENEWED_SOON).await?;
+    if identities.not_renewed > 0 {
+        let found = format!(
+            "the certificates of {} enabled devices have ended or end within 90 days, and the server does not renew them",
+            identities.not_renewed
+        );
+        concerns.push(Concern { found, action: NOT_RENEWED });
+    }
+    let renewals = read.failed_renewals().await?;
+    if renewals.failed > 0 {
+        let why = renewals.last_error.unwrap_or_default();
+        let found =
+            format!("{} enabled devices refused the renewal of their certificate, the latest: {why}", renewals.failed);
+        concerns.push(Concern { found, action: REFUSED });
+    }
+    Ok(concerns)
+}
+
+/// What to do about devices that the server does not renew.
+pub const NOT_RENEWED: &str = "their profiles were made elsewhere, and none of this server can take their place: renew the \
+                               certificates where they are issued, or enroll the devices anew by a link";
+
+/// What to do about devices that refuse a renewal.
+pub const REFUSED: &str = "the server asks again ever less often, at last once a week; see renewal in the answer of \
+                           GET /api/v1/devices/ID, and enroll the device anew if it goes on to refuse";
+
+/// Writes them to the log.
+///
+/// # Errors
+/// As [`concerns`].
+pub async fn log(app: &App) -> Result<(), Error> {
+    for Concern { found, action } in concerns(app).await? {
+        tracing::warn!(action, "{found}");
+    }
+    Ok(())
+}

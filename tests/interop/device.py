@@ -1,18 +1,21 @@
 """A device that shares no code with the server: from the enrollment link to a lock that is answered.
 
-    device.py LINK [--wait-for REQUEST_TYPE] [--directory DIR] [--identity CERTIFICATE KEY] [--enrolled UDID]
+    device.py LINK [--wait-for REQUEST_TYPE] [--directory DIR] [--identity CERTIFICATE KEY] [--enrolled UDID] [--removed]
 
 It opens the link, has OpenSSL verify the profile's signature, obtains a certificate by SCEP, trusts from then on only
 what the profile brought, enrolls over mutual TLS with an Mdm-Signature made by OpenSSL, and answers commands until one
-of the awaited type is done. Every property list is read by Python's plistlib.
+of the awaited type is done. Every property list is read by Python's plistlib, also those within others: profiles that
+are installed, the manifest of an app, the profile for the return after a wipe.
 
 With --identity it uses a certificate that another program obtained; with --enrolled it is a device that enrolled before
-and only polls.
+and only polls; with --removed it must be told to leave.
 """
 
 import argparse
 import base64
 import http.client
+import io
+import json
 import os
 import pathlib
 import plistlib
@@ -24,6 +27,7 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
+import zipfile
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -46,8 +50,7 @@ def open_profile(der, directory):
     """The content of a signed profile, and the roots that it brings; OpenSSL verifies signature and chain."""
     signed = directory / "profile.mobileconfig"
     signed.write_bytes(der)
-    content = scep.openssl("cms", "-verify", "-inform", "DER", "-binary", "-noverify", "-in", str(signed))
-    profile = plistlib.loads(content)
+    profile = read_profile(der)
     roots = [p["PayloadContent"] for p in profile["PayloadContent"] if p["PayloadType"] == "com.apple.security.root"]
     trusted = directory / "roots.pem"
     pem = [x509.load_der_x509_certificate(root).public_bytes(serialization.Encoding.PEM) for root in roots]
@@ -58,13 +61,20 @@ def open_profile(der, directory):
     return profile, trusted if roots else None
 
 
+def read_profile(content):
+    """A profile, signed or not; OpenSSL verifies the signature, whoever's it is."""
+    if not content.startswith(b"<?xml"):
+        content = scep.openssl("cms", "-verify", "-inform", "DER", "-binary", "-noverify", data=content)
+    return plistlib.loads(content, fmt=plistlib.FMT_XML)
+
+
 def payload(profile, kind):
     return next(p for p in profile["PayloadContent"] if p["PayloadType"] == kind)
 
 
 class Device:
     def __init__(self, profile, trusted, directory, udid=None, identity=None):
-        self.directory = directory
+        self.directory, self.trusted = directory, trusted
         self.mdm = payload(profile, "com.apple.mdm")
         self.udid = udid or str(uuid.uuid4()).upper()
         # Only what the profile brought is trusted from here on.
@@ -111,18 +121,22 @@ class Device:
 
     def put(self, content_type, message):
         """Sends a message; returns the property list of the answer, none for an empty one."""
+        answer, content = self.send(content_type, message)
+        assert answer.status == 200, (answer.status, content)
+        if not content:
+            assert answer.headers["Content-Length"] == "0", answer.headers.as_string()
+            return None
+        # A device reads XML only where it expects XML.
+        return plistlib.loads(content, fmt=plistlib.FMT_XML)
+
+    def send(self, content_type, message):
         body = plistlib.dumps({**message, "UDID": self.udid})
         headers = {"Content-Type": content_type}
         if self.mdm.get("SignMessage"):
             headers["Mdm-Signature"] = self.sign(body)
         self.line.request("PUT", self.path, body, headers)
         answer = self.line.getresponse()
-        content = answer.read()
-        assert answer.status == 200, (answer.status, content)
-        if not content:
-            assert answer.headers["Content-Length"] == "0", answer.headers.as_string()
-            return None
-        return plistlib.loads(content)
+        return answer, answer.read()
 
     def sign(self, body):
         message = self.directory / "message"
@@ -145,6 +159,36 @@ class Device:
                       Model="MTM93", ModelName="iPhone", ProductName="iPhone15,4", OSVersion="18.1", BuildVersion="22B83")
         self.check_in("TokenUpdate", Topic=topic, Token=os.urandom(32), PushMagic=str(uuid.uuid4()),
                       UnlockToken=os.urandom(64))
+        assert self.check_in("GetBootstrapToken") is None, "there is none yet"
+        token = os.urandom(40)
+        self.check_in("SetBootstrapToken", BootstrapToken=token)
+        assert self.check_in("GetBootstrapToken") == {"BootstrapToken": token}
+
+    def is_removed(self):
+        """Whether the server tells the device to leave. Source: Apple, ErrorCodeUnrecognizedDevice."""
+        answer, content = self.send("application/x-apple-aspen-mdm", {"Status": "Idle"})
+        if answer.status != 403:
+            return False
+        assert answer.headers["Content-Type"] == "application/json", answer.headers.as_string()
+        assert json.loads(content)["code"] == "com.apple.unrecognized.device", content
+        return True
+
+    def fetch(self, url):
+        """What the profile's trust leads to; the device shows no certificate there."""
+        context = ssl.create_default_context(cafile=str(self.trusted) if self.trusted else None)
+        with urllib.request.urlopen(url, context=context, timeout=30) as answer:
+            return answer.read()
+
+    def install_app(self, command):
+        """The manifest, and the package that it leads to."""
+        manifest = plistlib.loads(self.fetch(command["ManifestURL"]), fmt=plistlib.FMT_XML)
+        (item,) = manifest["items"]
+        assert item["metadata"]["bundle-identifier"] == "org.example.notes", item
+        (package,) = [asset["url"] for asset in item["assets"] if asset["kind"] == "software-package"]
+        with zipfile.ZipFile(io.BytesIO(self.fetch(package))) as files:
+            info = plistlib.loads(files.read("Payload/Notes.app/Info.plist"))
+        assert info["CFBundleVersion"] == item["metadata"]["bundle-version"], (info, item)
+        return {"Identifier": info["CFBundleIdentifier"], "State": "Installing"}
 
     def connect(self):
         """One connection: from Idle to the empty answer. Returns the request types that were done."""
@@ -158,6 +202,13 @@ class Device:
                 extra["QueryResponses"] = {q: known[q] for q in command["Command"]["Queries"] if q in known}
             elif request == "SecurityInfo":
                 extra["SecurityInfo"] = {"PasscodePresent": True, "HardwareEncryptionCaps": 3}
+            elif request == "InstallProfile":
+                assert read_profile(command["Command"]["Payload"])["PayloadType"] == "Configuration"
+            elif request == "InstallApplication":
+                extra.update(self.install_app(command["Command"]))
+            elif request == "EraseDevice":
+                again = read_profile(command["Command"]["ReturnToService"]["MDMProfileData"])
+                assert payload(again, "com.apple.mdm")["ServerURL"] == self.mdm["ServerURL"]
             done.append(request)
             command = self.report("Acknowledged", CommandUUID=command["CommandUUID"], **extra)
         return done
@@ -172,6 +223,7 @@ def main():
     arguments.add_argument("--udid-file", type=pathlib.Path)
     arguments.add_argument("--identity", type=pathlib.Path, nargs=2)
     arguments.add_argument("--enrolled", metavar="UDID")
+    arguments.add_argument("--removed", action="store_true")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.directory or pathlib.Path(temporary)
@@ -189,6 +241,9 @@ def main():
             print(f"enrolled {device.udid}", flush=True)
         if options.udid_file:
             options.udid_file.write_text(device.udid)
+        if options.removed:
+            assert device.is_removed()
+            return
         for _ in range(options.seconds):
             if options.wait_for == "nothing":
                 device.connect()

@@ -26,6 +26,8 @@ import sys
 import tempfile
 import time
 
+import content
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # In the order in which somebody would read them.
 DOCUMENTS = [
@@ -45,17 +47,6 @@ PREAMBLE = r"""
 set -euo pipefail
 curl() { command curl --max-time 60 -w '%{stderr}\nstatus: %{http_code}\n' "$@"; }
 sudo() { [ "$1" != -u ] || shift 2; "$@"; }
-"""
-PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
-<plist version="1.0"><dict>
-<key>PayloadType</key><string>Configuration</string><key>PayloadVersion</key><integer>1</integer>
-<key>PayloadIdentifier</key><string>org.example.wifi</string><key>PayloadDisplayName</key><string>Wi-Fi</string>
-<key>PayloadUUID</key><string>6a1b6d0e-2a5e-4d0c-9a3e-0d5f4c3b2a19</string>
-<key>PayloadContent</key><array><dict>
-<key>PayloadType</key><string>com.apple.wifi.managed</string><key>PayloadVersion</key><integer>1</integer>
-<key>PayloadIdentifier</key><string>org.example.wifi.1</string><key>SSID_STR</key><string>Example</string>
-<key>PayloadUUID</key><string>0f0c5f5e-54b5-4c7e-8a51-6a4a3f2e1d0c</string><key>EncryptionType</key><string>None</string>
-</dict></array></dict></plist>
 """
 
 
@@ -128,7 +119,7 @@ class Reader:
         self.exported = directory / "exported"
         self.exported.touch()
         (directory / "preamble").write_text(PREAMBLE)
-        (self.place / "wifi.mobileconfig").write_text(PROFILE)
+        (self.place / "wifi.mobileconfig").write_bytes(content.profile())
 
     def script(self, text):
         for here, there in self.replacements.items():

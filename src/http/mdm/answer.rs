@@ -4,11 +4,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 
 use super::super::Metrics;
+use crate::protocol::unrecognized;
 use crate::service::Error;
 use crate::service::check_in::Answer;
 
-/// The body that tells a device to leave management. Source: Apple, "ErrorCodeUnrecognizedDevice".
-const UNRECOGNIZED: &str = r#"{"code":"com.apple.unrecognized.device"}"#;
+/// What a removed device's user may read.
+const GONE: &str = "This device is no longer managed by this server.";
 
 /// An answer to a check-in.
 pub(super) fn respond(answer: Answer) -> Response {
@@ -39,9 +40,9 @@ pub(super) fn failed(error: &Error, metrics: &Metrics) -> Response {
         Error::Invalid { detail, .. } => refused(StatusCode::BAD_REQUEST, detail),
         Error::Unrecognized => {
             tracing::info!("a removed device came by; it was told to leave management");
-            let mut response = Response::new(Body::from(UNRECOGNIZED));
+            let mut response = Response::new(Body::from(unrecognized::unrecognized_device(GONE)));
             *response.status_mut() = StatusCode::FORBIDDEN;
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(unrecognized::CONTENT_TYPE));
             response
         }
         // A conflict is a race with another request of the same device: it comes again and finds it solved.

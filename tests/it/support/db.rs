@@ -35,7 +35,8 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 /// be any [`Fixture`](crate::support::db::Fixture).
 #[macro_export]
 macro_rules! both_databases {
-    ($($(#[$attribute:meta])* async fn $name:ident($arg:ident: $fixture:ty) $body:block)*) => {$(
+    // With another function of this module that runs the stories.
+    (@by $run:ident $($(#[$attribute:meta])* async fn $name:ident($arg:ident: $fixture:ty) $body:block)*) => {$(
         $(#[$attribute])*
         mod $name {
             #[allow(unused_imports, reason = "not every story needs what stands around it")]
@@ -45,15 +46,18 @@ macro_rules! both_databases {
 
             #[tokio::test(flavor = "multi_thread")]
             async fn sqlite() {
-                $crate::support::db::run($crate::support::db::Kind::Sqlite, story).await;
+                $crate::support::db::$run($crate::support::db::Kind::Sqlite, story).await;
             }
 
             #[tokio::test(flavor = "multi_thread")]
             async fn postgres() {
-                $crate::support::db::run($crate::support::db::Kind::Postgres, story).await;
+                $crate::support::db::$run($crate::support::db::Kind::Postgres, story).await;
             }
         }
     )*};
+    ($($stories:tt)*) => {
+        $crate::both_databases! { @by run $($stories)* }
+    };
 }
 
 /// A kind of database.
@@ -130,28 +134,38 @@ impl TestDb {
 
     /// Runs SQL beside the store, for what the store has no function for: to break things, or to look at them.
     pub async fn execute(&self, sql: &str) {
-        let sql = AssertSqlSafe(sql.to_owned());
-        if self.url.starts_with("sqlite:") {
-            let mut c = SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::query(sql).execute(&mut c).await.unwrap();
-            c.close().await.unwrap();
-        } else {
-            let mut c = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query(sql).execute(&mut c).await.unwrap();
-            c.close().await.unwrap();
-        }
+        execute(&self.url, sql).await;
     }
 
     /// The rows of a query whose one column is text, read beside the store.
     pub async fn texts(&self, sql: &str) -> Vec<String> {
-        let sql = AssertSqlSafe(sql.to_owned());
-        if self.url.starts_with("sqlite:") {
-            let mut c = SqliteConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(sql).fetch_all(&mut c).await.unwrap()
-        } else {
-            let mut c = PgConnection::connect(&self.url).await.unwrap();
-            sqlx::query_scalar(sql).fetch_all(&mut c).await.unwrap()
-        }
+        texts(&self.url, sql).await
+    }
+}
+
+/// Runs SQL on the database at a URL.
+pub async fn execute(url: &str, sql: &str) {
+    let sql = AssertSqlSafe(sql.to_owned());
+    if url.starts_with("sqlite:") {
+        let mut c = SqliteConnection::connect(url).await.unwrap();
+        sqlx::query(sql).execute(&mut c).await.unwrap();
+        c.close().await.unwrap();
+    } else {
+        let mut c = PgConnection::connect(url).await.unwrap();
+        sqlx::query(sql).execute(&mut c).await.unwrap();
+        c.close().await.unwrap();
+    }
+}
+
+/// The rows of a query on the database at a URL; its one column is text.
+pub async fn texts(url: &str, sql: &str) -> Vec<String> {
+    let sql = AssertSqlSafe(sql.to_owned());
+    if url.starts_with("sqlite:") {
+        let mut c = SqliteConnection::connect(url).await.unwrap();
+        sqlx::query_scalar(sql).fetch_all(&mut c).await.unwrap()
+    } else {
+        let mut c = PgConnection::connect(url).await.unwrap();
+        sqlx::query_scalar(sql).fetch_all(&mut c).await.unwrap()
     }
 }
 

@@ -8,38 +8,21 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
-use super::db::{Fixture, TestDb};
+use super::db::{self, Fixture, TestDb};
 
 /// No step takes so long, not even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Like `both_databases!`, on databases that nothing was done to yet.
 macro_rules! both_fresh_databases {
-    ($($(#[$attribute:meta])* async fn $name:ident($arg:ident: $fixture:ty) $body:block)*) => {$(
-        $(#[$attribute])*
-        mod $name {
-            #[allow(unused_imports, reason = "not every story needs what stands around it")]
-            use super::*;
-
-            async fn story($arg: $fixture) $body
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn sqlite() {
-                $crate::support::db::run_empty($crate::support::db::Kind::Sqlite, story).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
-            async fn postgres() {
-                $crate::support::db::run_empty($crate::support::db::Kind::Postgres, story).await;
-            }
-        }
-    )*};
+    ($($stories:tt)*) => {
+        $crate::both_databases! { @by run_empty $($stories)* }
+    };
 }
 
 /// How a run of the program ended.
@@ -184,28 +167,12 @@ impl Installation {
 
     /// Runs SQL beside the program: to break things.
     pub async fn execute(&self, sql: &str) {
-        let sql = AssertSqlSafe(sql.to_owned());
-        if self.database.starts_with("sqlite:") {
-            let mut c = SqliteConnection::connect(&self.database).await.unwrap();
-            sqlx::query(sql).execute(&mut c).await.unwrap();
-            c.close().await.unwrap();
-        } else {
-            let mut c = PgConnection::connect(&self.database).await.unwrap();
-            sqlx::query(sql).execute(&mut c).await.unwrap();
-            c.close().await.unwrap();
-        }
+        db::execute(&self.database, sql).await;
     }
 
     /// The rows of a query whose one column is text.
     pub async fn texts(&self, sql: &str) -> Vec<String> {
-        let sql = AssertSqlSafe(sql.to_owned());
-        if self.database.starts_with("sqlite:") {
-            let mut c = SqliteConnection::connect(&self.database).await.unwrap();
-            sqlx::query_scalar(sql).fetch_all(&mut c).await.unwrap()
-        } else {
-            let mut c = PgConnection::connect(&self.database).await.unwrap();
-            sqlx::query_scalar(sql).fetch_all(&mut c).await.unwrap()
-        }
+        db::texts(&self.database, sql).await
     }
 
     /// The URL of another database without tables.

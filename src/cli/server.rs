@@ -166,7 +166,7 @@ impl Server {
 fn page_routes(app: &App, metrics: &Metrics) -> Router {
     web::pages::router(app.clone(), metrics.clone())
         .merge(web::pki::router(app.clone(), metrics.clone()))
-        .merge(web::packages::router(app.clone()))
+        .merge(web::packages::router(app.clone(), metrics.clone()))
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, Error> {

@@ -159,6 +159,10 @@ impl From<BodyError> for Problem {
     }
 }
 
+/// The code of the problem that a response is, among its extensions: for what looks at responses on their way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code(pub &'static str);
+
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
         self.request_id = request_id::current();
@@ -175,6 +179,7 @@ impl IntoResponse for Problem {
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, retry_after(wait));
         }
+        response.extensions_mut().insert(Code(self.code));
         response
     }
 }

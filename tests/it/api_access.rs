@@ -148,6 +148,21 @@ both_databases! {
         api.t.db.store.close().await;
         let body = api.get("/api/v1/tokens").await.problem(503, "unavailable");
         assert!(!body.to_string().to_lowercase().contains("pool"), "{body}");
+        assert!(api.metrics.render().contains(r#"muster_database_errors_total{kind="unavailable"} 1"#));
+    }
+
+    async fn a_database_that_fails_behind_the_token_counts_too(api: Api) {
+        if api.t.db.store.kind() == "sqlite" {
+            api.t.db.store.limit_growth(Some(0)).await.unwrap();
+            let command = json!({"type": "lock", "message": "x".repeat(200)});
+            let targets = json!({"targets": {"all": true}, "command": command});
+            for _ in 0..50 {
+                if api.post("/api/v1/commands", &targets).await.status == 503 {
+                    break;
+                }
+            }
+            assert!(api.metrics.render().contains(r#"muster_database_errors_total{kind="unavailable"} 1"#));
+        }
     }
 
     async fn the_document_and_its_reader_need_no_token(api: Api) {

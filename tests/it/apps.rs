@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, Request};
 use http_body_util::BodyExt;
-use muster::http::packages;
+use muster::http::{Metrics, packages};
 use muster::model::{PackageId, Role, Sha256, Timestamp};
 use muster::protocol::manifest::Manifest;
 use muster::service::apps::{
@@ -269,7 +269,7 @@ both_databases! {
 
     async fn a_manifest_leads_to_the_package(t: TestApp) {
         let made = uploaded(&t.app, &notes(10)).await;
-        let router = packages::router(t.app.clone());
+        let router = packages::router(t.app.clone(), Metrics::new("test"));
         let (status, headers, body) = ask(&router, "GET", &path_of(&t, &made).await, &[]).await;
         assert_eq!((status, &headers[CONTENT_TYPE]), (200, &"text/xml".parse().unwrap()));
         assert_eq!(headers[CACHE_CONTROL], "no-store");
@@ -284,7 +284,7 @@ both_databases! {
         let file = notes(2_500_000);
         let made = uploaded(&t.app, &file).await;
         let path = path_of(&t, &made).await.replace("manifest.plist", "app.ipa");
-        let router = packages::router(t.app.clone());
+        let router = packages::router(t.app.clone(), Metrics::new("test"));
         let tag = format!("\"{}\"", Sha256::of(&file).hex());
         let (status, headers, body) = ask(&router, "GET", &path, &[]).await;
         assert_eq!((status, body.len()), (200, file.len()));
@@ -333,7 +333,7 @@ both_databases! {
         let path = path_of(&t, &made).await;
         let slug = path.split('/').nth(2).unwrap().to_owned();
         assert_eq!(slug.len(), 32);
-        let router = packages::router(t.app.clone());
+        let router = packages::router(t.app.clone(), Metrics::new("test"));
         let id = made.app.id.to_string();
         for name in [id.as_str(), "%00", "..", "", &slug.to_uppercase(), &slug[..31], &format!("{slug}0"), &"0".repeat(32)]
         {
@@ -352,7 +352,7 @@ both_databases! {
         let made = uploaded(&t.app, &notes(2_500_000)).await;
         let path = path_of(&t, &made).await.replace("manifest.plist", "app.ipa");
         let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = packages::router(t.app.clone()).oneshot(request).await.unwrap();
+        let response = packages::router(t.app.clone(), Metrics::new("test")).oneshot(request).await.unwrap();
         let mut body = response.into_body();
         assert!(body.frame().await.unwrap().is_ok());
         remove(&t.app, &actor(Role::Operator), made.app.id, None).await.unwrap();

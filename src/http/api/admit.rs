@@ -11,11 +11,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
+use super::super::problem::Code;
 use super::super::{ClientAddress, Connection, Metrics, Problem, request_id};
 use super::{fault, patience, roles};
 use crate::model::Role;
 use crate::service::{Actor, ActorKind, App, Error, tokens};
 use crate::store::TokenRow;
+
+/// The code of what the database (or the disk) did not do, and the word for it in the metrics.
+const UNAVAILABLE: &str = "unavailable";
 
 /// What the check of every request needs.
 pub(super) struct Admission {
@@ -30,6 +34,9 @@ pub(super) async fn admit(State(admission): State<Arc<Admission>>, request: Requ
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     };
+    if response.extensions().get() == Some(&Code(UNAVAILABLE)) {
+        admission.metrics.database_failed(UNAVAILABLE);
+    }
     // Answers hold what is not everybody's, tokens among it.
     response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
@@ -37,12 +44,7 @@ pub(super) async fn admit(State(admission): State<Arc<Admission>>, request: Requ
 
 async fn enter(admission: &Admission, mut request: Request, next: Next) -> Result<Response, Problem> {
     let app = &admission.app;
-    let token = token(app, request.headers()).await.map_err(|error| {
-        if matches!(error, Refused::Failed(Error::Unavailable(_))) {
-            admission.metrics.database_failed("unavailable");
-        }
-        error.into_problem()
-    })?;
+    let token = token(app, request.headers()).await.map_err(Refused::into_problem)?;
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
     let Some(rule) = roles::rule_for(request.method(), &path) else {
         // A route with other methods says itself which; any other has been forgotten in the table.

@@ -3,9 +3,12 @@
 
 mod range;
 
+use std::future::ready;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::{Buf, Bytes};
@@ -15,6 +18,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::Metrics;
 use super::page::secure;
 use crate::model::PackageId;
 use crate::protocol;
@@ -22,10 +26,18 @@ use crate::service::{App, Error, apps};
 use range::{Wanted, wanted};
 
 /// The routes.
-pub fn router(app: App) -> Router {
+pub fn router(app: App, metrics: Metrics) -> Router {
+    let count = move |response: Response| {
+        // The one reason for it here.
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            metrics.database_failed("unavailable");
+        }
+        ready(response)
+    };
     Router::new()
         .route("/apps/{secret}/manifest.plist", get(manifest))
         .route("/apps/{secret}/app.ipa", get(package))
+        .layer(map_response(count))
         .with_state(app)
 }
 

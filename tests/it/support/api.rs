@@ -21,6 +21,7 @@ use super::edge::{Edge, Phone};
 pub struct Api {
     pub t: TestApp,
     pub router: Router,
+    pub metrics: Metrics,
     pub admin: String,
     pub operator: String,
     pub viewer: String,
@@ -66,13 +67,14 @@ impl Answer {
 
 impl Api {
     pub async fn of(t: TestApp) -> Self {
+        let metrics = Metrics::new("test");
         let observer = Observer {
             proxies: Proxies::none(),
-            metrics: Metrics::new("test"),
+            metrics: metrics.clone(),
             random: t.db.random.clone(),
             on_panic: || Problem::internal().into_response(),
         };
-        let router = observer.around(api::router(t.app.clone(), Metrics::new("test")));
+        let router = observer.around(api::router(t.app.clone(), metrics.clone()));
         let make = async |name: &str, role| {
             let new = tokens::NewToken { name: name.to_owned(), role, expires_at: None };
             tokens::create(&t.app, &Actor::command_line(), new).await.unwrap().text.expose().clone()
@@ -80,7 +82,7 @@ impl Api {
         let admin = make("ada", Role::Admin).await;
         let operator = make("olga", Role::Operator).await;
         let viewer = make("vera", Role::Viewer).await;
-        Self { t, router, admin, operator, viewer }
+        Self { t, router, metrics, admin, operator, viewer }
     }
 
     /// The token of a role.

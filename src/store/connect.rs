@@ -19,6 +19,9 @@ static POSTGRES_MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long a request waits for a connection, or for another writer, before it is told that the database is busy.
 const WAIT: Duration = Duration::from_secs(10);
+/// The same on PostgreSQL, where writers do not queue for one connection: who waits so long waits for a server that is
+/// gone, and a device had better come again.
+const POSTGRES_WAIT: Duration = Duration::from_secs(3);
 
 /// Where the database is.
 #[derive(Clone, Debug)]
@@ -88,7 +91,7 @@ impl Store {
             let connect = postgres_options(url)?;
             let pool = PgPoolOptions::new()
                 .max_connections(options.max_connections.max(2))
-                .acquire_timeout(WAIT)
+                .acquire_timeout(POSTGRES_WAIT)
                 .connect_with(connect)
                 .await
                 .map_err(|e| StoreError::Open(format!("cannot connect to PostgreSQL: {e}; check database.url")))?;

@@ -122,7 +122,9 @@ async fn a_postgres_that_goes_away_is_not_available_until_it_is_back() {
         let broken = tx.insert_device(db.id(DeviceId::new), &DeviceFacts::default(), db.now()).await;
         assert!(matches!(broken, Err(StoreError::Unavailable(_))), "{broken:?}");
         assert!(matches!(tx.commit().await, Err(StoreError::Unavailable(_))));
+        let since = tokio::time::Instant::now();
         let refused = two_devices(&store, &db, "while away").await;
+        assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
         assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
 
         line.mend();

@@ -2,13 +2,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
-use super::Error;
 use super::device_identity::VerifiedCertificates;
 use super::seen::Seen;
 use super::trust::Trust;
 use super::wakes::PushIdentities;
+use super::{Error, apps};
 use crate::config::Settings;
 use crate::model::{Clock, Randomness, Secret};
 use crate::pki::vault::Vault;
@@ -49,6 +49,9 @@ pub struct State {
     pub pusher: Arc<dyn Pusher>,
     /// Wakes the workers of this process.
     pub signals: Signals,
+    /// Places for uploads of packages that come at the same time: each takes as much of the disk as it is large, before
+    /// it is known whether it can be kept.
+    pub uploads: Semaphore,
     vault: Vault,
     pub(super) trust: ArcSwap<Trust>,
     pub(super) verified: VerifiedCertificates,
@@ -77,6 +80,7 @@ impl App {
             random: parts.random,
             pusher: parts.pusher,
             signals: Signals::default(),
+            uploads: Semaphore::new(apps::MAX_UPLOADS),
             vault: parts.vault,
             trust: ArcSwap::from_pointee(Trust::default()),
             verified: VerifiedCertificates::default(),

@@ -18,6 +18,8 @@ use crate::store::{AppFilter, AppRow, PackageRow, Read, Write};
 pub use package::{NotUploaded, remove_abandoned, upload};
 pub use serve::{Served, chunk, manifest, served};
 
+/// Most packages that are uploaded at the same time, to one server process.
+pub const MAX_UPLOADS: usize = 4;
 /// Longest name, characters.
 pub const MAX_NAME: usize = 200;
 /// Longest bundle id or version, characters.

@@ -1,6 +1,6 @@
 use sqlx::FromRow;
 
-use super::{StoreError, Write};
+use super::{Read, StoreError, Write};
 use crate::model::{Sha256, Timestamp, TokenId};
 
 /// What is remembered of a request with an Idempotency-Key.
@@ -12,6 +12,14 @@ pub struct Remembered {
     pub status: Option<i64>,
     /// The answer's body, sealed.
     pub response_sealed: Option<Vec<u8>>,
+}
+
+impl Read {
+    /// Whether a request with this key was here before.
+    pub async fn is_remembered(&mut self, token: TokenId, key: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM idempotency WHERE token_id = $1 AND key = $2)";
+        on!(self, fetch_one, query_scalar(sql, token, key))
+    }
 }
 
 impl Write {

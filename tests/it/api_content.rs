@@ -10,12 +10,14 @@ use muster::model::{Role, Sha256};
 use muster::pki::PrivateKey;
 use muster::pki::authority::make_tls_root;
 use muster::pki::push::{PushCertificate, issue_fake};
+use muster::service::apps::MAX_UPLOADS;
 use openssl::pkcs12::Pkcs12;
 use openssl::pkey::PKey;
 use openssl::x509::X509;
 use serde_json::{Value, json};
 
 use crate::support::api::{Answer, Api};
+use crate::support::app::TestApp;
 use crate::support::ipa::{INFO_PATH, notes, package};
 use crate::support::rows::{DAY, Phone, TOPIC};
 
@@ -168,6 +170,46 @@ both_databases! {
         api.call(Role::Viewer, "DELETE", &place, &[], Body::empty()).await.problem(403, "forbidden");
         api.delete(&place).await.expect(204);
         api.delete(&place).await.problem(404, "not_found");
+    }
+
+    async fn a_package_sent_again_under_its_key_is_kept_once(api: Api) {
+        let file = notes(600_000);
+        let upload = async |key: &str, file: &[u8], query: &str| {
+            let path = format!("/api/v1/apps/package{query}");
+            send(&api, Role::Operator, "POST", &path, &[OCTETS, ("Idempotency-Key", key)], file).await
+        };
+        let made = upload("one", &file, "").await.expect(201);
+        assert_eq!(upload("one", &file, "").await.expect(201), made);
+        upload("one", &notes(10), "").await.problem(422, "idempotency_key_reused");
+        upload("one", &file, "?name=Other").await.problem(422, "idempotency_key_reused");
+        upload("", &file, "").await.problem(400, "bad_header");
+        // What fails is not remembered.
+        upload("two", b"hello", "").await.problem(422, "invalid_package");
+        assert_ne!(upload("two", &file, "").await.expect(201)["id"], made["id"]);
+        let (a, b) = tokio::join!(upload("three", &file, ""), upload("three", &file, ""));
+        assert_eq!(a.expect(201), b.expect(201));
+        assert_eq!(api.t.db.texts("SELECT CAST(COUNT(*) AS TEXT) FROM packages").await, ["3"]);
+    }
+
+    async fn a_package_sent_again_is_not_refused_for_its_own_size(api: Api) {
+        let api = Api::of(TestApp::with(api.t.db.clone(), "[apps]\nquota = \"1MiB\"\n").await).await;
+        let file = notes(600_000);
+        let key = [OCTETS, ("Idempotency-Key", "one")];
+        let made = send(&api, Role::Operator, "POST", "/api/v1/apps/package", &key, &file).await.expect(201);
+        assert_eq!(send(&api, Role::Operator, "POST", "/api/v1/apps/package", &key, &file).await.expect(201), made);
+        let other = [OCTETS, ("Idempotency-Key", "two")];
+        send(&api, Role::Operator, "POST", "/api/v1/apps/package", &other, &file).await.problem(409, "quota_exceeded");
+    }
+
+    async fn so_many_packages_go_up_at_once_and_no_more(api: Api) {
+        let all = api.t.app.uploads.try_acquire_many(u32::try_from(MAX_UPLOADS).unwrap()).unwrap();
+        let full = send(&api, Role::Operator, "POST", "/api/v1/apps/package", &[OCTETS], &notes(10)).await;
+        assert!(full.headers.contains_key("Retry-After"));
+        full.problem(429, "too_many_uploads");
+        drop(all);
+        for _ in 0..=MAX_UPLOADS {
+            send(&api, Role::Operator, "POST", "/api/v1/apps/package", &[OCTETS], b"hello").await.problem(422, "invalid_package");
+        }
     }
 
     async fn a_package_goes_up_in_pieces(api: Api) {

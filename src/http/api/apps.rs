@@ -12,9 +12,9 @@ use super::super::Problem;
 use super::super::body;
 use super::admit::Caller;
 use super::cursor::{MAX_LIMIT, Page, Window};
-use super::fault::invalid_request;
+use super::fault::{invalid_request, too_many_uploads};
 use super::file::{File, kind_of};
-use super::input::{At, Body, Creation, IfMatch, Query};
+use super::input::{At, Body, Creation, IfMatch, Query, announced};
 use super::output::{Made, Tagged};
 use crate::model::{AppId, Sha256, Timestamp};
 use crate::service::apps::{self, Kept, NotUploaded, Reference};
@@ -256,9 +256,12 @@ async fn upload_package(
     request: Request,
 ) -> Result<Tagged<Made<App>>, Problem> {
     kind_of(request.headers(), TAKEN)?;
+    let (parts, stream) = request.into_parts();
+    let actor = announced(&parts, caller.0)?;
+    let _place = app.uploads.try_acquire().map_err(|_| too_many_uploads())?;
     let limit = app.settings.apps.max_package_size.bytes();
-    let pieces = body::stream(request.into_body(), limit, app.settings.admin.request_timeout);
-    let kept = apps::upload(&app, &caller.0, query.value.name, pieces).await.map_err(|why| match why {
+    let pieces = body::stream(stream, limit, app.settings.admin.request_timeout);
+    let kept = apps::upload(&app, &actor, query.value.name, pieces).await.map_err(|why| match why {
         NotUploaded::Body(why) => Problem::from(why),
         NotUploaded::Refused(error) => error.into(),
     })?;

@@ -117,6 +117,9 @@ fn complete(operation: &mut Value, rule: &Rule) {
     if has_body {
         statuses.extend([408, 413, 415, 422]);
     }
+    if rule.is_upload {
+        statuses.push(429);
+    }
     // Also where a device is named by a serial number that several have.
     if rule.method != "GET" || rule.path.contains("/devices/{id}") {
         statuses.push(409);
@@ -141,8 +144,7 @@ fn complete(operation: &mut Value, rule: &Rule) {
             responses.entry(status.to_string()).or_insert_with(|| json!({"$ref": reference}));
         }
     }
-    // A package is not read twice to know it again.
-    if makes_something && has_body && !rule.is_upload {
+    if makes_something && has_body {
         let key = json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "description": "Makes the request safe to send again: the same key with the same request gets the same \

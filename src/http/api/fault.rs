@@ -1,5 +1,7 @@
 //! The domain's errors as problems, and the list of all codes.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::super::Problem;
@@ -64,6 +66,7 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("certificate_expired", 422, "the certificate has expired"),
     ("certificate_not_yet_valid", 422, "the certificate is not valid yet: a clock is wrong"),
     ("precondition_required", 428, "send `If-Match` with the `ETag` of what you have read"),
+    ("too_many_uploads", 429, "so many packages are uploaded just now; `Retry-After` says when to come again"),
     ("rate_limited", 429, "too many requests from this address; `Retry-After` says when to come again"),
     ("internal", 500, "a fault of the server; its log tells which, under the request id"),
     ("unavailable", 503, "something that the server needs (such as the database) is away for now; try again"),
@@ -118,6 +121,12 @@ pub(super) fn bad_query(faults: Vec<Fault>) -> Problem {
 /// A header that cannot be read.
 pub(super) fn bad_header(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad_header", detail)
+}
+
+/// All places for uploads are taken.
+pub(super) fn too_many_uploads() -> Problem {
+    let detail = "so many packages are uploaded just now that another has to wait";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_uploads", detail).retry_after(Duration::from_secs(30))
 }
 
 /// The time for ordinary requests ran out.

@@ -112,6 +112,13 @@ pub(super) fn unsupported(expected: &[&str]) -> Problem {
     )
 }
 
+/// The actor of a request whose body is too large to be taken at once, with what is known of it before the body has
+/// come; whoever takes the body adds its digest.
+pub(super) fn announced(parts: &Parts, actor: Actor) -> Result<Actor, Problem> {
+    let repeat = repeat(parts, &actor, b"")?;
+    Ok(Actor { repeat, ..actor })
+}
+
 /// By what the request is recognized when it comes again.
 fn repeat(parts: &Parts, actor: &Actor, raw: &[u8]) -> Result<Option<Repeat>, Problem> {
     let mut keys = parts.headers.get_all(IDEMPOTENCY_KEY).iter();

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::super::{Actor, App, Error, Fault};
+use super::super::{Actor, App, Error, Fault, idempotency};
 use super::spool::{Spool, Spooled};
 use super::{Kept, MAX_NAME, audit, is_text};
-use crate::model::{AppId, PackageId};
+use crate::model::{AppId, PackageId, Sha256};
 use crate::protocol::ipa::{self, AppFacts, IpaError};
 use crate::store::{AppRow, PackageRow};
 
@@ -47,12 +47,13 @@ impl<E: fmt::Display> fmt::Display for NotUploaded<E> {
 
 /// Keeps an app by its package (.ipa), as it comes: first in a file without a name, where its `Info.plist` is looked at,
 /// then chunk by chunk in the database. It can be installed and fetched once it is complete, and not before; nothing
-/// is left of one that is refused.
+/// is left of one that is refused. One that comes again under the same Idempotency-Key is recognized once it has come
+/// whole, and not kept a second time.
 ///
 /// # Errors
 /// [`NotUploaded::Body`] with whatever ended the body early. [`Error::Invalid`] `invalid_package` for what is no app's
-/// package, and `package_too_large`; [`Error::Conflict`] `quota_exceeded`; [`Error::Unavailable`] when there is no room
-/// in `data_dir` or in the database.
+/// package, `package_too_large`, and `idempotency_key_reused`; [`Error::Conflict`] `quota_exceeded`;
+/// [`Error::Unavailable`] when there is no room in `data_dir` or in the database.
 pub async fn upload<E>(
     app: &App,
     actor: &Actor,
@@ -63,7 +64,18 @@ pub async fn upload<E>(
         let detail = format!("expected 1 to {MAX_NAME} characters without control characters");
         return Err(super::invalid(vec![Fault { pointer: "name".to_owned(), detail }]).into());
     }
-    let spooled = spool(app, body).await?;
+    // What is kept already fits: the same again is not refused for its own size.
+    let is_again = match &actor.repeat {
+        Some(repeat) => {
+            app.store.begin_read().await.map_err(Error::from)?.is_remembered(repeat.token, &repeat.key).await
+        }
+        None => Ok(false),
+    };
+    let spooled = spool(app, is_again.map_err(Error::from)?, body).await?;
+    let actor = &recognized(actor, spooled.sha256);
+    if let Some(kept) = earlier(app, actor).await? {
+        return Ok(kept);
+    }
     let (spooled, facts) = look_at(spooled).await?;
     let package = begin(app, &spooled).await?;
     let kept = keep(app, actor, name, &package, spooled, facts).await;
@@ -104,10 +116,38 @@ async fn take_away(app: &App, id: PackageId) -> Result<(), Error> {
     }
 }
 
-async fn spool<E>(app: &App, body: impl Stream<Item = Result<Bytes, E>>) -> Result<Spooled, NotUploaded<E>> {
+/// The actor with the digest of the whole request, the body included, in place of that of its head.
+fn recognized(actor: &Actor, body: Sha256) -> Actor {
+    let mut actor = actor.clone();
+    if let Some(repeat) = &mut actor.repeat {
+        repeat.request = Sha256::of(format!("{} {}", repeat.request.hex(), body.hex()).as_bytes());
+    }
+    actor
+}
+
+/// What the same request led to before.
+async fn earlier(app: &App, actor: &Actor) -> Result<Option<Kept>, Error> {
+    if actor.repeat.is_none() {
+        return Ok(None);
+    }
+    // Not committed: the key is taken in the transaction that keeps the app.
+    let mut tx = app.store.begin_write().await?;
+    let found = idempotency::earlier(app, &mut tx, actor).await?;
+    drop(tx);
+    match found {
+        Some(id) => super::get(app, id).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn spool<E>(
+    app: &App,
+    is_again: bool,
+    body: impl Stream<Item = Result<Bytes, E>>,
+) -> Result<Spooled, NotUploaded<E>> {
     let most = app.settings.apps.max_package_size.bytes();
     let quota = app.settings.apps.quota.bytes();
-    let left = quota.saturating_sub(used(app).await?);
+    let left = if is_again { most } else { quota.saturating_sub(used(app).await?) };
     let mut spool = Spool::new(&app.settings.data_dir, &*app.random).await?;
     let mut body = std::pin::pin!(body);
     while let Some(piece) = body.next().await {
@@ -214,11 +254,18 @@ async fn keep(
         updated_at: now,
     };
     let mut tx = app.store.begin_write().await?;
+    if let Some(id) = idempotency::earlier(app, &mut tx, actor).await? {
+        // The same request, sent twice at once: the other one was first.
+        drop(tx);
+        take_away_or_leave(app, package.id).await;
+        return super::get(app, id).await;
+    }
     if !tx.finish_package(package.id, sha256, now).await? {
         return Err(Error::Unavailable("the upload took so long that it was given up meanwhile".to_owned()));
     }
     tx.insert_app(&row).await?;
     audit(app, &mut tx, actor, "app.created", &row, now).await?;
+    idempotency::remember(app, &mut tx, actor, &row.id).await?;
     tx.commit().await?;
     let package = PackageRow { sha256: Some(sha256), ready_at: Some(now), ..package.clone() };
     Ok(Kept { app: row, package: Some(package) })

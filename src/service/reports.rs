@@ -47,8 +47,6 @@ pub async fn handle(app: &App, arrived: &Arrived<'_>, report: &Report) -> Result
     let now = app.clock.now();
     let poll = app
         .store
-        .begin_read()
-        .await?
         .poll(&report.sender.apple_id.id, arrived.presented.sha256())
         .await?
         .ok_or_else(|| Error::Denied("the device is not enrolled here".to_owned()))?;

@@ -12,6 +12,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Postgres, Sqlite, Transaction};
 
 use super::StoreError;
+use super::polls::Polls;
 use super::readers::{Reader, Readers};
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -39,6 +40,7 @@ pub struct Options {
 pub struct Store {
     db: Db,
     options: Options,
+    pub(super) polls: Polls,
 }
 
 #[derive(Clone, Debug)]
@@ -99,7 +101,7 @@ impl Store {
         } else {
             return Err(StoreError::Open("database.url must begin with sqlite: or postgres://".to_owned()));
         };
-        Ok(Self { db, options })
+        Ok(Self { db, options, polls: Polls::default() })
     }
 
     async fn connect_sqlite(options: &Options, create: bool) -> Result<Db, StoreError> {

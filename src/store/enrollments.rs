@@ -44,21 +44,6 @@ impl Enrollment {
     }
 }
 
-/// What one idle poll needs to know, in one read.
-#[derive(Clone, Debug, FromRow)]
-pub struct Poll {
-    /// The enrollment.
-    pub id: EnrollmentId,
-    /// See the migration.
-    pub state: String,
-    /// Whether the certificate is pinned to its device channel.
-    pub pinned: bool,
-    /// Whether that pin was revoked.
-    pub revoked: bool,
-    /// Whether a delivery is open, or a command for all not yet looked at.
-    pub has_work: bool,
-}
-
 /// What a TokenUpdate brings.
 #[derive(Clone, Debug)]
 pub struct PushFacts<'a> {
@@ -73,25 +58,6 @@ pub struct PushFacts<'a> {
 }
 
 impl Read {
-    /// The enrollment that a message names, the pin of the certificate it came with, and whether there is work.
-    pub async fn poll(&mut self, apple_id: &str, certificate: Sha256) -> Result<Option<Poll>, StoreError> {
-        on!(
-            self,
-            fetch_optional,
-            query_as(
-                "SELECT e.id, e.state, (i.sha256 IS NOT NULL) AS pinned, (i.revoked_at IS NOT NULL) AS revoked,
-                        (EXISTS (SELECT 1 FROM deliveries d
-                                  WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now'))
-                         OR EXISTS (SELECT 1 FROM commands c WHERE c.fleet_number > e.fleet_cursor)) AS has_work
-                   FROM enrollments e
-                   LEFT JOIN identities i ON i.enrollment_id = COALESCE(e.parent_id, e.id) AND i.sha256 = $2
-                  WHERE e.apple_id = $1",
-                apple_id,
-                certificate
-            )
-        )
-    }
-
     /// The enrollment that Apple's id names.
     pub async fn enrollment_by_apple_id(&mut self, apple_id: &str) -> Result<Option<Enrollment>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM enrollments WHERE apple_id = $1", apple_id))

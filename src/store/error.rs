@@ -1,7 +1,7 @@
 use sqlx::error::{DatabaseError, ErrorKind};
 
 /// Why the store could not do something, by what the caller can do about it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away, busy or full: the same request may succeed later.
     #[error("the database is not available: {0}")]

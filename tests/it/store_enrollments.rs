@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use muster::model::{ChallengeId, EnrollmentId, EnrollmentKind, LinkId};
-use muster::store::{PushFacts, StoreError};
+use muster::store::{NewCommand, PushFacts, StoreError};
 
 use crate::support::db::TestDb;
 use crate::support::rows::{HOUR, MINUTE, Phone, TOPIC, command, device_channel, push, user_channel};
@@ -143,27 +143,28 @@ both_databases! {
 
     async fn an_idle_poll_of_an_unknown_device_finds_nothing(db: TestDb) {
         let phone = Phone::enrolled(&db, "UDID-1").await;
-        assert!(db.read().await.poll("UDID-2", phone.pin).await.unwrap().is_none());
+        assert!(db.store.poll("UDID-2", phone.pin).await.unwrap().is_none());
     }
 
     async fn an_idle_poll_tells_whether_the_certificate_is_pinned(db: TestDb) {
         let phone = Phone::enrolled(&db, "UDID-1").await;
         let stranger = Phone::enrolled(&db, "UDID-2").await;
-        let mut tx = db.write().await;
-        let poll = tx.poll("UDID-1", phone.pin).await.unwrap().unwrap();
+        let poll = db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap();
         assert_eq!((poll.id, poll.state.as_str()), (phone.id, "enabled"));
         assert_eq!((poll.pinned, poll.revoked, poll.has_work), (true, false, false));
-        let foreign = tx.poll("UDID-1", stranger.pin).await.unwrap().unwrap();
+        let foreign = db.store.poll("UDID-1", stranger.pin).await.unwrap().unwrap();
         assert_eq!((foreign.pinned, foreign.revoked), (false, false));
+        let mut tx = db.write().await;
         tx.revoke_pins(phone.id, None, db.now()).await.unwrap();
-        let revoked = tx.poll("UDID-1", phone.pin).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        let revoked = db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap();
         assert_eq!((revoked.pinned, revoked.revoked), (true, true));
     }
 
     async fn a_user_channel_polls_with_the_certificate_of_its_mac(db: TestDb) {
         let mac = Phone::enrolled(&db, "MAC").await;
         let user = user_of(&db, &mac, "501").await;
-        let poll = db.read().await.poll("MAC:501", mac.pin).await.unwrap().unwrap();
+        let poll = db.store.poll("MAC:501", mac.pin).await.unwrap().unwrap();
         assert_eq!((poll.id, poll.pinned, poll.has_work), (user, true, false));
     }
 
@@ -179,10 +180,57 @@ both_databases! {
             delivery.state = state;
             let mut tx = db.write().await;
             assert!(tx.update_delivery(&delivery, None).await.unwrap());
-            assert_eq!(tx.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work, work, "{state}");
-            assert!(!tx.poll("UDID-2", bystander.pin).await.unwrap().unwrap().has_work);
             tx.commit().await.unwrap();
+            assert_eq!(db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work, work, "{state}");
+            assert!(!db.store.poll("UDID-2", bystander.pin).await.unwrap().unwrap().has_work);
         }
+    }
+
+    async fn a_command_for_all_is_work_until_it_was_looked_at(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        let work = async || db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work;
+        let mut tx = db.write().await;
+        let enrolled = tx.fleet_number_for_enrollment().await.unwrap();
+        tx.set_fleet_cursor(phone.id, enrolled).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(!work().await);
+        let mut tx = db.write().await;
+        let number = tx.fleet_number_for_command().await.unwrap();
+        let new = NewCommand { fleet_number: Some(number), target_count: 1, ..command(&db, "RestartDevice") };
+        tx.insert_command(&new, db.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(work().await);
+        let mut tx = db.write().await;
+        tx.set_fleet_cursor(phone.id, number).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(!work().await);
+    }
+
+    async fn many_polls_at_once_each_get_their_own_answer(db: TestDb) {
+        let mut phones = Vec::new();
+        for number in 0..5 {
+            phones.push(Phone::enrolled(&db, &format!("UDID-{number}")).await);
+        }
+        phones[3].queue(&db, &command(&db, "DeviceInformation")).await;
+        let polls = (0..500).map(|number| {
+            let (store, which) = (db.store.clone(), number % 6);
+            let pin = phones[number % 4].pin;
+            tokio::spawn(async move { (which, number % 4, store.poll(&format!("UDID-{which}"), pin).await.unwrap()) })
+        });
+        for poll in futures_util::future::join_all(polls).await {
+            let (which, pin, poll) = poll.unwrap();
+            let expected = phones.get(which).map(|phone| (phone.id, which == pin, which == 3));
+            assert_eq!(poll.map(|poll| (poll.id, poll.pinned, poll.has_work)), expected);
+        }
+    }
+
+    async fn a_poll_that_nobody_waits_for_holds_up_no_other(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        for _ in 0..50 {
+            let given_up = db.store.poll("UDID-1", phone.pin);
+            let _ = tokio::time::timeout(std::time::Duration::ZERO, given_up).await;
+        }
+        assert_eq!(db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().id, phone.id);
     }
 
     async fn escrow_belongs_to_one_generation(db: TestDb) {

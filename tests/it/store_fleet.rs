@@ -40,8 +40,8 @@ both_databases! {
 
         assert_eq!(targets, 1);
         let mut read = db.read().await;
-        assert!(read.poll("BEFORE", before.pin).await.unwrap().unwrap().has_work);
-        assert!(!read.poll("AFTER", after.pin).await.unwrap().unwrap().has_work);
+        assert!(db.store.poll("BEFORE", before.pin).await.unwrap().unwrap().has_work);
+        assert!(!db.store.poll("AFTER", after.pin).await.unwrap().unwrap().has_work);
         let nobody = EnrollmentId(uuid::Uuid::nil());
         assert_eq!(read.enrollments_before_fleet_number(number, nobody, 10).await.unwrap(), [before.id]);
         assert!(read.commands_for_all_after(after.row(&db).await.fleet_cursor.unwrap()).await.unwrap().is_empty());
@@ -53,9 +53,9 @@ both_databases! {
         wipe_all(&db, &mut tx).await;
         tx.begin_generation(phone.id, db.now()).await.unwrap();
         tx.commit().await.unwrap();
-        assert!(!db.read().await.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
+        assert!(!db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
         phone.token_update(&db).await;
-        assert!(!db.read().await.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
+        assert!(!db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
     }
 
     /// A device whose number was taken and not yet committed: accepting a command for all waits for it and counts it.
@@ -77,7 +77,7 @@ both_databases! {
         let (number, targets) = accept.await.unwrap();
         assert!(number > enrolled_at);
         assert_eq!(targets, 1);
-        assert!(db.read().await.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
+        assert!(db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
     }
 
     /// The other way about: who enrolls while a command for all is being accepted comes after it.
@@ -95,7 +95,7 @@ both_databases! {
         enroll.await.unwrap();
         assert_eq!(targets, 0);
         assert!(phone.row(&db).await.fleet_cursor.unwrap() > number);
-        assert!(!db.read().await.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
+        assert!(!db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
     }
 
     async fn two_processes_share_the_numbers(db: TestDb) {

@@ -102,7 +102,7 @@ async fn a_change_that_failed_for_room_makes_place_for_a_smaller_one() {
         db.store.limit_growth(Some(1)).await.unwrap();
         assert!(two_devices(&db.store, &db, "large").await.is_err());
         phone.queue(&db, &command(&db, "DeviceLock")).await;
-        assert!(db.read().await.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
+        assert!(db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
     })
     .await;
 }
@@ -159,10 +159,11 @@ async fn a_postgres_that_ends_the_connections_is_not_available() {
 async fn a_deadlock_passes_by_itself() {
     run(Kind::Postgres, async |db: TestDb| {
         let (a, b) = (Phone::enrolled(&db, "UDID-1").await, Phone::enrolled(&db, "UDID-2").await);
+        let both_hold_one = tokio::sync::Barrier::new(2);
         let lock = async |first: &Phone, second: &Phone| {
             let mut tx = db.write().await;
             tx.enrollment_by_id_for_update(first.id).await?;
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            both_hold_one.wait().await;
             tx.enrollment_by_id_for_update(second.id).await?;
             tx.commit().await
         };

@@ -12,9 +12,10 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName};
 
-use super::listener::{Connection, PeerCertificate};
+use super::listener::Connection;
 use super::{Metrics, Proxies};
 use crate::config::{IdentityForm, Proxy};
+use crate::pki::PeerCertificate;
 
 /// A certificate of a device has about 1 KiB.
 const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
@@ -145,7 +146,7 @@ impl IdentityReader {
 /// [`IdentityError::Different`] if both are there and name different certificates.
 pub fn agree(first: Option<Presented>, second: Option<Presented>) -> Result<Option<Presented>, IdentityError> {
     match (first, second) {
-        (Some(first), Some(second)) if first.certificate.sha256 != second.certificate.sha256 => {
+        (Some(first), Some(second)) if first.certificate.sha256() != second.certificate.sha256() => {
             Err(IdentityError::Different(first.way, second.way))
         }
         (first, second) => Ok(first.or(second)),

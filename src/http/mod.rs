@@ -21,7 +21,7 @@ pub mod tls;
 mod shutdown;
 
 pub use address::Proxies;
-pub use listener::{Connection, Limits, Listener, PeerCertificate, serve};
+pub use listener::{Connection, Limits, Listener, serve};
 pub use metrics::Metrics;
 pub use observe::{ClientAddress, Observer};
 pub use problem::Problem;

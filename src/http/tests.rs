@@ -30,7 +30,7 @@ async fn poll(State(identities): State<Arc<IdentityReader>>, request: Request) -
     };
     match body::read(body, 1000, Duration::from_millis(300)).await {
         Ok(body) => {
-            let who = presented.map_or_else(|| "nobody".to_owned(), |shown| shown.certificate.sha256.hex());
+            let who = presented.map_or_else(|| "nobody".to_owned(), |shown| shown.certificate.sha256().hex());
             format!("{who} {}", body.len()).into_response()
         }
         Err(why) => why.status().into_response(),

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{App, Error, TrustedAuthority};
 use crate::model::{EnrollmentId, Sha256, Timestamp};
-use crate::pki::Certificate;
 use crate::pki::chain::{self, ChainError};
+use crate::pki::{Certificate, PeerCertificate};
 use crate::store::{CertificateRow, Write};
 
 /// Most certificates that are remembered as verified; past it the memory starts anew.
@@ -48,10 +48,10 @@ struct Remembered {
 ///
 /// # Errors
 /// [`Error::Denied`] with what is wrong.
-pub fn present(app: &App, leaf_der: &[u8], intermediates: &[Vec<u8>]) -> Result<Presented, Error> {
+pub fn present(app: &App, shown: &PeerCertificate) -> Result<Presented, Error> {
     let now = app.clock.now();
     let trust = app.trust();
-    let sha256 = Sha256::of(leaf_der);
+    let sha256 = shown.sha256();
     let grace = app.settings.devices.identity_grace;
     let remembered = app.verified.0.lock().unwrap_or_else(PoisonError::into_inner).get(&sha256).cloned();
     if let Some(found) = remembered
@@ -64,10 +64,10 @@ pub fn present(app: &App, leaf_der: &[u8], intermediates: &[Vec<u8>]) -> Result<
             Ok(found.presented)
         };
     }
-    let certificate = Certificate::from_der(leaf_der)
+    let certificate = Certificate::from_der(shown.der())
         .map_err(|e| Error::invalid("bad_certificate", format!("the client certificate cannot be read: {e}")))?;
     let intermediates: Vec<Certificate> =
-        intermediates.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
+        shown.chain().iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
     let root = chain::verify(&certificate, &intermediates, &trust.roots, now, grace).map_err(|e| match e {
         ChainError::Expired { .. } => expired(&certificate),
         other => Error::Denied(format!("the client certificate ({}) is not accepted: {other}", certificate.subject)),

@@ -195,14 +195,15 @@ impl Read {
 static STATEMENTS: LazyLock<Vec<Arc<str>>> =
     LazyLock::new(|| (0..=LARGEST).map(|power| statement(1 << power)).collect());
 
-/// `CROSS JOIN` tells SQLite to begin with the questions and to look up each; to PostgreSQL it is a plain join.
+/// `CROSS JOIN` tells SQLite to begin with the questions and to look up each; to PostgreSQL it is a plain join. The least
+/// priority, where any would do, leads SQLite to the index of open deliveries: `EXISTS` reads the device's history.
 fn statement(size: usize) -> Arc<str> {
     let places: Vec<_> = (0..size).map(|n| format!("(CAST({n} AS BIGINT), ${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
     format!(
         "WITH asked (place, apple_id, sha256) AS (VALUES {})
          SELECT a.place, e.id, e.state, (i.sha256 IS NOT NULL), (i.revoked_at IS NOT NULL),
-                (EXISTS (SELECT 1 FROM deliveries d
-                          WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now'))
+                ((SELECT MIN(d.priority) FROM deliveries d
+                   WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now')) IS NOT NULL
                  OR COALESCE((SELECT MAX(c.fleet_number) FROM commands c) > e.fleet_cursor, FALSE))
            FROM asked a
           CROSS JOIN enrollments e

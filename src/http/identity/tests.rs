@@ -50,7 +50,7 @@ fn escaped(pair: &Pair) -> String {
 /// Digest and way of what is read.
 fn read(reader: &IdentityReader, peer: &str, values: &[&str]) -> Result<Option<(Sha256, Way)>, IdentityError> {
     let presented = reader.read(Some(&connection(peer, None)), &headers(values))?;
-    Ok(presented.map(|presented| (presented.certificate.sha256, presented.way)))
+    Ok(presented.map(|presented| (presented.certificate.sha256(), presented.way)))
 }
 
 #[test]
@@ -114,8 +114,8 @@ fn escaped_pem_is_read_as_proxies_write_it() {
 
     let chain = format!("{value}{}", escaped(&ca));
     let presented = reader.read(Some(&connection(PROXY, None)), &headers(&[&chain])).unwrap().unwrap();
-    assert_eq!(presented.certificate.der, phone.certificate.to_vec());
-    assert_eq!(presented.certificate.chain, [ca.certificate.to_vec()]);
+    assert_eq!(presented.certificate.der(), phone.certificate.to_vec());
+    assert_eq!(presented.certificate.chain(), [ca.certificate.to_vec()]);
 
     let endless = value.repeat(8);
     for wrong in ["nonsense", "%", "%4", "%zz", "%ff", "-----BEGIN CERTIFICATE-----", &value[..200], &endless] {
@@ -128,7 +128,7 @@ fn two_ways_must_name_the_same_certificate() {
     let (reader, phone, other) = (reader("rfc9440"), phone(), phone());
     let headers = headers(&[&rfc9440(&phone)]);
     let same = reader.read(Some(&connection(PROXY, Some(&phone))), &headers).unwrap().unwrap();
-    assert_eq!((same.certificate.sha256, same.way), (Sha256::of(&phone.certificate), Way::Tls));
+    assert_eq!((same.certificate.sha256(), same.way), (Sha256::of(&phone.certificate), Way::Tls));
     let different = reader.read(Some(&connection(PROXY, Some(&other))), &headers);
     assert_eq!(different, Err(IdentityError::Different(Way::Tls, Way::ProxyHeader)));
     assert_eq!(
@@ -136,5 +136,9 @@ fn two_ways_must_name_the_same_certificate() {
         "the TLS connection and the proxy's header name different certificates"
     );
     let ignored = reader.read(Some(&connection(STRANGER, Some(&other))), &headers).unwrap().unwrap();
-    assert_eq!(ignored.certificate.sha256, Sha256::of(&other.certificate), "a stranger's header is not even compared");
+    assert_eq!(
+        ignored.certificate.sha256(),
+        Sha256::of(&other.certificate),
+        "a stranger's header is not even compared"
+    );
 }

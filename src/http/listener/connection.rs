@@ -21,7 +21,7 @@ use tower::Service;
 
 use super::stall::StallGuard;
 use super::{Limits, Listening, MAX_HEADER_BYTES};
-use crate::model::Sha256;
+use crate::pki::PeerCertificate;
 
 /// How long a connection that has not sent its first request yet may stay when the server stops.
 const FIRST_REQUEST_AT_STOP: Duration = Duration::from_secs(1);
@@ -59,25 +59,6 @@ impl Connection {
     #[must_use]
     pub fn of(extensions: &http::Extensions) -> Option<&Arc<Self>> {
         extensions.get()
-    }
-}
-
-/// A certificate that a peer has shown. Nothing is known about it but what the way it came by says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerCertificate {
-    /// The certificate, DER.
-    pub der: Vec<u8>,
-    /// SHA-256 of its DER.
-    pub sha256: Sha256,
-    /// What else the peer sent of its chain, in its order, DER.
-    pub chain: Vec<Vec<u8>>,
-}
-
-impl PeerCertificate {
-    /// A certificate and the rest of its chain, DER.
-    #[must_use]
-    pub fn new(der: Vec<u8>, chain: Vec<Vec<u8>>) -> Self {
-        Self { sha256: Sha256::of(&der), der, chain }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub use connection::{Connection, PeerCertificate};
+pub use connection::Connection;
 
 use super::address::neighborhood;
 use super::tls::Tls;

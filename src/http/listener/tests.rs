@@ -44,7 +44,7 @@ impl Server {
 
 /// Tells who asks.
 async fn who(Extension(connection): Extension<Arc<Connection>>) -> String {
-    let certificate = connection.certificate.as_ref().map(|shown| shown.sha256.hex());
+    let certificate = connection.certificate.as_ref().map(|shown| shown.sha256().hex());
     format!("{} {}", connection.peer, certificate.unwrap_or_else(|| "nobody".to_owned()))
 }
 

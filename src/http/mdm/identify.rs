@@ -4,7 +4,7 @@ use http::HeaderMap;
 
 use super::super::Metrics;
 use super::super::identity::{Presented as Carried, Way, agree};
-use super::super::listener::PeerCertificate;
+use crate::pki::PeerCertificate;
 use crate::pki::signature::{SignaturePolicy, verify_header};
 use crate::service::device_identity::{self, Presented};
 use crate::service::{App, Error};
@@ -29,7 +29,7 @@ pub(super) fn present(
     let signed = signer(app, metrics, headers, body)?;
     let one = agree(carried, signed).map_err(|e| Error::invalid("identity", e.to_string()))?;
     let one = one.ok_or_else(|| Error::invalid("identity", "the request carries no client certificate"))?;
-    device_identity::present(app, &one.certificate.der, &one.certificate.chain)
+    device_identity::present(app, &one.certificate)
 }
 
 fn signer(app: &App, metrics: &Metrics, headers: &HeaderMap, body: &[u8]) -> Result<Option<Carried>, Error> {

@@ -334,7 +334,7 @@ async fn mdm(State(shared): State<Arc<Shared>>, headers: HeaderMap, extensions: 
 fn has_identity(shared: &Shared, headers: &HeaderMap, extensions: &Extensions, body: &[u8]) -> bool {
     let mut found = Vec::new();
     let connection = Connection::of(extensions).unwrap();
-    found.extend(connection.certificate.iter().map(|certificate| certificate.der.clone()));
+    found.extend(connection.certificate.iter().map(|certificate| certificate.der().to_vec()));
     if let Some(signature) = headers.get("Mdm-Signature") {
         let policy = SignaturePolicy { allow_sha1: true, skew: DAY };
         let signed = verify_header(signature.to_str().unwrap(), body, policy, shared.clock.now()).unwrap();

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::Server;
 use super::simulate::apns::authority;
-use super::{Error, SystemClock, SystemRandomness, block_on, open, secret_file};
+use super::{Error, SystemClock, SystemRandomness, asked_to_end, block_on, open, secret_file};
 use crate::config::Settings;
 use crate::http::Shutdown;
 use crate::model::{Role, Secret};
@@ -78,7 +78,7 @@ async fn play(arguments: &Arguments) -> Result<(), Error> {
     let fleet_stop = CancellationToken::new();
     let outcome = tokio::select! {
         outcome = story::play(&stage, fleet_stop.clone()) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Error::Demo("interrupted".to_owned())),
+        _ = asked_to_end() => Err(Error::Demo("interrupted".to_owned())),
     };
     let outcome = match outcome {
         Ok(outcome) => outcome,
@@ -124,7 +124,7 @@ async fn stay(server: &Server, token: &Secret<String>, outcome: &story::Outcome)
         devices = server.devices,
     )
     .map_err(Error::Output)?;
-    tokio::signal::ctrl_c().await.map_err(|e| Error::Demo(format!("cannot watch signals: {e}")))?;
+    asked_to_end().await.map_err(|e| Error::Demo(format!("cannot watch signals: {e}")))?;
     Ok(())
 }
 

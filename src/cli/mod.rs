@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 
 pub use error::Error;
 pub use settings::SettingsFile;
-pub use system::{SystemClock, SystemRandomness};
+pub use system::{SystemClock, SystemRandomness, asked_to_end};
 pub use telemetry::start as start_telemetry;
 
 /// An agentless MDM server for Apple devices.

@@ -1,6 +1,8 @@
-//! The real clock and the real randomness: the only place that reads them.
+//! The real clock and the real randomness: the only place that reads them. And the signals of programs that do not serve.
 
 use std::time::SystemTime;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::model::{Clock, Randomness, Timestamp};
 
@@ -30,6 +32,19 @@ impl Randomness for SystemRandomness {
             std::process::abort();
         }
     }
+}
+
+/// Waits until the program is asked to end: by Ctrl-C, or by SIGTERM as from `kill`.
+///
+/// # Errors
+/// If the system lets no signal be watched.
+pub async fn asked_to_end() -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]

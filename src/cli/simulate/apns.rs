@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::super::{Error, SystemClock, SystemRandomness, block_on, secret_file};
+use super::super::{Error, SystemClock, SystemRandomness, asked_to_end, block_on, secret_file};
 use crate::model::Clock as _;
 use crate::pki::authority::make_tls_root;
 use crate::pki::{PrivateKey, push};
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
         }
         writeln!(out, "push.roots       {}", root.display()).map_err(Error::Output)?;
         writeln!(out, "push certificate {}", certificate.display()).map_err(Error::Output)?;
-        tokio::signal::ctrl_c().await.map_err(|e| Error::Simulator(format!("cannot watch signals: {e}")))?;
+        asked_to_end().await.map_err(|e| Error::Simulator(format!("cannot watch signals: {e}")))?;
         apns.shut_down().await;
         Ok(())
     })

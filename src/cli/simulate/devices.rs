@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::super::{Error, SystemClock, SystemRandomness, block_on};
+use super::super::{Error, SystemClock, SystemRandomness, asked_to_end, block_on};
 use crate::pki::Certificate;
 use crate::simulator::apns::ControlClient;
 use crate::simulator::devices::fleet::{self, Event, FleetOptions, Progress, Summary, What};
@@ -133,7 +133,7 @@ async fn end(stop: CancellationToken, after: Option<Duration>) {
         }
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
+        _ = asked_to_end() => {}
         () = time => {}
     }
     stop.cancel();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 
+use super::authorities::OpenedAuthorities;
 use super::device_identity::VerifiedCertificates;
 use super::seen::Seen;
 use super::trust::Trust;
@@ -57,6 +58,7 @@ pub struct State {
     pub(super) verified: VerifiedCertificates,
     pub(super) seen: Seen,
     pub(super) push_identities: PushIdentities,
+    pub(super) opened_authorities: OpenedAuthorities,
 }
 
 /// Tells the workers of this process that there is something to do, after the commit that made it. Nothing depends on
@@ -86,6 +88,7 @@ impl App {
             verified: VerifiedCertificates::default(),
             seen: Seen::default(),
             push_identities: PushIdentities::default(),
+            opened_authorities: OpenedAuthorities::default(),
         }))
     }
 

@@ -4,6 +4,7 @@
 //! One device CA is active and issues; the others stay accepted until they are retired. What the server makes for
 //! itself is in [`own`].
 
+mod opened;
 mod own;
 mod tls;
 
@@ -18,6 +19,7 @@ use crate::model::{CaId, Secret, Timestamp};
 use crate::pki::{self, Authority, Certificate, PrivateKey};
 use crate::store::{AuthorityRow, Read, StoreError};
 
+pub(super) use opened::{OpenedAuthorities, with_keys};
 pub use own::{Prepared, Renewed, SERVER, ensure, ensure_with, renew_due};
 pub(super) use tls::{own_tls_identity, tls_root_on};
 pub use tls::{pages_identity, tls_identity, tls_root};
@@ -120,17 +122,6 @@ pub async fn issuing_certificate(read: &mut Read) -> Result<(CaId, Certificate),
     let row = active(read, DEVICE).await?.ok_or_else(none_issues)?;
     let certificate = Certificate::from_der(&row.certificate);
     Ok((row.id, certificate.map_err(|e| Error::Internal(format!("authority {}: {e}", row.id)))?))
-}
-
-/// The device CAs whose keys are here and that are not retired, the one that issues first.
-pub(super) async fn with_keys(app: &App) -> Result<Vec<(CaId, Authority)>, Error> {
-    let mut rows = app.store.begin_read().await?.authorities(DEVICE).await?;
-    rows.retain(|row| row.key_sealed.is_some());
-    rows.sort_by_key(|row| row.slot.is_none());
-    if rows.first().is_none_or(|row| row.slot.is_none()) {
-        return Err(none_issues());
-    }
-    rows.iter().map(|row| Ok((row.id, authority_of(app, row)?))).collect()
 }
 
 /// Accepts the certificates of another device CA, and perhaps issues from it.

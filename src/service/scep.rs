@@ -5,6 +5,7 @@
 
 mod decide;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -88,7 +89,7 @@ pub async fn pki_operation(app: &App, bytes: Vec<u8>, address: Option<String>) -
     let keys = authorities::with_keys(app).await?;
     let allow_legacy = app.settings.scep.allow_legacy_algorithms;
     let (keys, read) = off_thread(move || {
-        let authorities: Vec<&Authority> = keys.iter().map(|(_, authority)| authority).collect();
+        let authorities: Vec<&Authority> = keys.iter().map(|(_, authority)| authority.as_ref()).collect();
         let read = server::read(&bytes, &authorities, allow_legacy);
         (keys, read)
     })
@@ -100,14 +101,15 @@ pub async fn pki_operation(app: &App, bytes: Vec<u8>, address: Option<String>) -
         }
         Err(RequestError::Refused { fail, reason, reply_to }) => {
             tracing::info!(reason, "a SCEP request was refused");
-            let authority = first(&keys)?.1.clone();
+            let authority = Arc::clone(&first(&keys)?.1);
             return refusal(app, authority, *reply_to, fail).await;
         }
     };
     if request.is_legacy {
         tracing::debug!(subject = request.csr.subject, "a SCEP request with old algorithms");
     }
-    let addressed = keys.get(request.authority).map_or_else(|| first(&keys), Ok)?.1.clone();
+    let addressed = keys.get(request.authority).map_or_else(|| first(&keys), Ok)?;
+    let addressed = Arc::clone(&addressed.1);
     match certificate_for(app, &request, first(&keys)?, address).await? {
         Ok((certificate, outcome)) => {
             let (now, random) = (app.clock.now(), app.random.clone());
@@ -129,7 +131,7 @@ pub async fn pki_operation(app: &App, bytes: Vec<u8>, address: Option<String>) -
 async fn certificate_for(
     app: &App,
     request: &Request,
-    issuer: &(CaId, Authority),
+    issuer: &(CaId, Arc<Authority>),
     address: Option<String>,
 ) -> Result<Result<(Certificate, Outcome), Refusal>, Error> {
     let actor = Actor::device(decide::applicant(request)).at(address);
@@ -143,12 +145,12 @@ async fn certificate_for(
     drop(read);
     let candidate = match first_look {
         Decision::Refuse(_) | Decision::Repeat(_) => None,
-        Decision::Issue { .. } => Some(issue(app, request, issuer.1.clone(), now).await?),
+        Decision::Issue { .. } => Some(issue(app, request, Arc::clone(&issuer.1), now).await?),
     };
     decide::carry_out(app, request, &entitlement, issuer.0, candidate.as_ref(), &actor, now).await
 }
 
-async fn issue(app: &App, request: &Request, issuer: Authority, now: Timestamp) -> Result<Certificate, Error> {
+async fn issue(app: &App, request: &Request, issuer: Arc<Authority>, now: Timestamp) -> Result<Certificate, Error> {
     let csr = request.csr.clone();
     let (random, validity) = (app.random.clone(), app.settings.scep.certificate_lifetime);
     off_thread(move || {
@@ -162,14 +164,14 @@ async fn issue(app: &App, request: &Request, issuer: Authority, now: Timestamp) 
     .map_err(|e| failed(&e))
 }
 
-async fn refusal(app: &App, authority: Authority, to: ReplyTo, fail: FailInfo) -> Result<Answered, Error> {
+async fn refusal(app: &App, authority: Arc<Authority>, to: ReplyTo, fail: FailInfo) -> Result<Answered, Error> {
     let (now, random) = (app.clock.now(), app.random.clone());
     let message =
         off_thread(move || server::failure(&authority, &to, fail, now, &*random)).await?.map_err(|e| failed(&e))?;
     Ok(Answered { message, outcome: Outcome::Refused })
 }
 
-fn first(keys: &[(CaId, Authority)]) -> Result<&(CaId, Authority), Error> {
+fn first(keys: &[(CaId, Arc<Authority>)]) -> Result<&(CaId, Arc<Authority>), Error> {
     keys.first().ok_or_else(|| Error::Unavailable("there is no device CA that issues".to_owned()))
 }
 

@@ -1,10 +1,12 @@
 //! Who gets a certificate by SCEP, and who does not.
 
-use muster::model::{EnrollmentId, Sha256};
+use muster::model::{EnrollmentId, Secret, Sha256};
+use muster::pki::authority::make_device_ca;
 use muster::pki::request::Subject;
 use muster::pki::scep::client::{Answer, Quirks};
 use muster::pki::scep::{Cipher, FailInfo, MessageType};
 use muster::pki::{Certificate, chain};
+use muster::service::authorities::{self, Import};
 use muster::service::enrollment::{self, profile_for_link};
 use muster::service::scep::{self, NewApiChallenge};
 use muster::service::{Error, enrollment_profile};
@@ -248,6 +250,32 @@ both_databases! {
         assert_eq!(send(&t, &old, &ca).await, Answer::Refused(Some(FailInfo::BadAlg)));
         let legacy = t.second_process(&format!("{SCHOOL}[scep]\nallow_legacy_algorithms = true\n")).await;
         issued(send(&legacy, &old, &ca).await);
+    }
+
+    async fn a_key_that_was_opened_is_not_used_when_its_authority_is_retired(t: Ready) {
+        let old = scep::ca_certificate(&t.app).await.unwrap();
+        let (old_id, _) = authorities::issuing_authority(&t.app).await.unwrap();
+        issued(Applicant::new(&t, 2).ask(&t, &minted(&t, 1).await).await);
+        let next = make_device_ca(&rsa(4), "Next CA", "", t.now(), &*t.db.random).unwrap();
+        let import = Import {
+            name: String::new(),
+            certificate: next.certificate.der().to_vec(),
+            key: Some(Secret::new(next.key.pkcs8_der().expose().clone())),
+            password: None,
+            issues_elsewhere: false,
+            activate: true,
+        };
+        authorities::import(&t.app, &t.admin, import).await.unwrap();
+        let certificate = issued(Applicant::new(&t, 3).ask(&t, &minted(&t, 1).await).await);
+        chain::verify(&certificate, &[], &[next.certificate], t.now(), MINUTE).unwrap();
+        // Who fetched the old one's certificate before is still understood, until it is retired: by any server process.
+        let exchange = Applicant::new(&t, 5).message(&t, &old, Some(&minted(&t, 1).await));
+        issued(send(&t, &exchange, &old).await);
+        let other = t.second_process(SCHOOL).await;
+        authorities::retire(&other.app, &t.admin, old_id, true).await.unwrap();
+        let exchange = Applicant::new(&t, 6).message(&t, &old, Some(&minted(&t, 1).await));
+        let answered = scep::pki_operation(&t.app, exchange.message, None).await.unwrap();
+        assert_eq!(answered.outcome, scep::Outcome::Refused);
     }
 
     async fn what_is_no_message_is_an_error_and_changes_nothing(t: Ready) {

@@ -40,7 +40,7 @@ async fn devices(phones: &[&Phone]) -> Targets {
     Targets::Devices(ids)
 }
 
-fn asks(result: Result<u64, Error>) -> bool {
+fn asks(result: &Result<u64, Error>) -> bool {
     matches!(result, Err(Error::Conflict { code: "confirmation_needed", .. }))
 }
 
@@ -72,17 +72,17 @@ both_databases! {
         let edge = edge.restarted("https://mdm.example.org", OTHER);
         let (one, two) = (one.on(&edge).await, two.on(&edge).await);
         let old = devices(&[&one, &two]).await;
-        assert!(asks(edge.removal(&old, "muster.enrollment").await));
-        assert!(asks(edge.removal(&Targets::All, " Muster.Enrollment ").await));
+        assert!(asks(&edge.removal(&old, "muster.enrollment").await));
+        assert!(asks(&edge.removal(&Targets::All, " Muster.Enrollment ").await));
         assert_eq!(edge.removal(&old, "other.enrollment").await.unwrap(), 2, "no device has that one");
 
         let three = edge.enrolled_by("PHONE-3", Some("other.enrollment")).await;
         for identifier in ["muster.enrollment", "other.enrollment"] {
-            assert!(asks(edge.removal(&devices(&[&one, &three]).await, identifier).await), "it is that of one of them");
-            assert!(asks(edge.removal(&Targets::All, identifier).await));
+            assert!(asks(&edge.removal(&devices(&[&one, &three]).await, identifier).await), "it is that of one of them");
+            assert!(asks(&edge.removal(&Targets::All, identifier).await));
         }
         assert_eq!(edge.removal(&Targets::All, "org.example.wifi").await.unwrap(), 3);
-        assert!(asks(edge.command(Targets::All, json!({"type": "unenroll"})).await.map(|accepted| accepted.targets)));
+        assert!(asks(&edge.command(Targets::All, json!({"type": "unenroll"})).await.map(|accepted| accepted.targets)));
     }
 
     async fn unenroll_removes_the_profile_that_each_device_has(edge: Edge) {
@@ -131,7 +131,7 @@ both_databases! {
         let one = edge.enrolled_by("PHONE-1", None).await;
         let two = edge.enrolled_by("PHONE-2", None).await;
         let both = devices(&[&one, &two]).await;
-        assert!(asks(edge.removal(&both, "org.example.wifi").await), "it may be the one");
+        assert!(asks(&edge.removal(&both, "org.example.wifi").await), "it may be the one");
         two.finish_all().await;
         let unenroll = two.ask(json!({"type": "unenroll"})).await;
         assert_eq!(two.idle().await, None);
@@ -153,7 +153,7 @@ both_databases! {
         assert_eq!(asked, ["DeviceInformation", "SecurityInfo", "ProfileList"]);
         one.ask(json!({"type": "unenroll"})).await;
         assert_eq!(one.idle().await.unwrap().payload.get("Identifier"), Some(&Value::from("org.example.mdm")));
-        assert!(asks(edge.removal(&both, "org.example.wifi").await), "that of the other is not known");
+        assert!(asks(&edge.removal(&both, "org.example.wifi").await), "that of the other is not known");
         edge.t.db.clock.advance(YEAR - 30 * DAY);
         assert_eq!(renew_identities(&edge.t.app).await.unwrap(), 0, "no profile of ours can replace theirs");
     }

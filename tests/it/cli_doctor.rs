@@ -142,8 +142,8 @@ both_fresh_databases! {
         let now = SystemClock.now().micros();
         let id = if made.database.starts_with("sqlite:") { "X'000102030405060708090A0B0C0D0E0F'" } else { "'00010203-0405-0607-0809-0a0b0c0d0e0f'" };
         made.execute(&format!(
-            "INSERT INTO jobs (id, kind, payload, run_at, attempts, last_error, dead_at, created_at)
-             VALUES ({id}, 'materialize', '{{}}', {now}, 9, 'no luck', {now}, {now})"
+            "INSERT INTO jobs (id, kind, payload, run_at, attempts, revision, last_error, dead_at, created_at)
+             VALUES ({id}, 'materialize', '{{}}', {now}, 9, 9, 'no luck', {now}, {now})"
         ))
         .await;
         made.warns("jobs", "1 were given up; the latest, materialize: no luck");

@@ -6,10 +6,11 @@ use muster::pki::chain::{self, Purpose};
 use muster::pki::profile;
 use muster::service::authorities::{self, Import, Renewed};
 use muster::service::{Error, signing};
+use muster::store::TermsRow;
 
 use crate::support::db::TestDb;
 use crate::support::ready::{Ready, SCHOOL, prepared, rsa};
-use crate::support::rows::{DAY, HOUR, Phone};
+use crate::support::rows::{DAY, HOUR, Phone, terms};
 
 const NO_GRACE: std::time::Duration = std::time::Duration::ZERO;
 
@@ -86,6 +87,30 @@ both_databases! {
         assert_eq!(authorities::renew_due(&moved.app).await.unwrap(), tls);
         let shown = authorities::tls_identity(&moved.app).await.unwrap().unwrap().certificate;
         assert!(shown.covers("mdm.example.org") && shown.covers("enroll.example.org"));
+    }
+
+    async fn the_own_certificate_is_for_the_names_that_enrolled_devices_were_given(t: Ready) {
+        let phone = Phone::enrolled(&t.db, "phone").await;
+        let terms = TermsRow {
+            server_url: Some("https://old.example.org:8443/mdm".to_owned()),
+            checkin_url: Some("https://[2001:db8::1]/checkin".to_owned()),
+            ..terms("muster.enrollment")
+        };
+        let mut tx = t.db.write().await;
+        tx.put_terms(&terms, t.now()).await.unwrap();
+        tx.set_terms(phone.id, Some(terms.sha256)).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(authorities::renew_due(&t.app).await.unwrap().tls);
+        assert_eq!(authorities::renew_due(&t.app).await.unwrap(), Renewed::default());
+        let shown = authorities::tls_identity(&t.app).await.unwrap().unwrap().certificate;
+        for name in ["mdm.example.org", "old.example.org", "2001:db8::1"] {
+            assert!(shown.covers(name), "{name}");
+        }
+        let mut tx = t.db.write().await;
+        tx.close_enrollment(phone.id, "disabled", t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(authorities::renew_due(&t.app).await.unwrap().tls);
+        assert!(!authorities::tls_identity(&t.app).await.unwrap().unwrap().certificate.covers("old.example.org"));
     }
 
     async fn another_authority_is_accepted_issues_and_is_retired(t: Ready) {

@@ -1,6 +1,7 @@
 //! What the server makes for itself: a device CA, a root of its own certificates, and below that the certificate of its
 //! listeners and the one that signs profiles.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -22,6 +23,8 @@ pub const SERVER: &str = "tls";
 
 /// Size of the profile signer's key, in bits.
 const SIGNER_BITS: u32 = 2048;
+/// Most names in the listeners' certificate: it goes over the wire with each handshake.
+const MAX_NAMES: usize = 20;
 /// How often a certificate is tried to be replaced when other processes do the same.
 const TRIES: usize = 3;
 
@@ -80,7 +83,7 @@ pub async fn ensure_with(app: &App, mut prepared: Prepared) -> Result<(), Error>
 }
 
 /// Replaces the listeners' certificate and the profile signer when a third of their life is left, and the listeners'
-/// also when the names in the settings have changed. Idempotent; called at the start and by the scheduler.
+/// also when the names have changed that devices and people reach the server by. Idempotent; called at the start and by the scheduler.
 ///
 /// # Errors
 /// [`Error::Unavailable`]; [`Error::Internal`] where a key cannot be made or opened.
@@ -91,17 +94,36 @@ pub async fn renew_due(app: &App) -> Result<Renewed, Error> {
 async fn renew(app: &App, prepared: Prepared) -> Result<Renewed, Error> {
     let mut renewed = Renewed::default();
     if app.settings.devices.tls == DeviceTls::Own {
-        renewed.tls = renew_one(app, SERVER, &server_names(app), None).await?;
+        renewed.tls = renew_one(app, SERVER, &server_names(app).await?, None).await?;
     }
     renewed.profile_signer = renew_one(app, PROFILE_SIGNER, &[], prepared.profile_signer).await?;
     Ok(renewed)
 }
 
-/// The names that devices and people reach the server by.
-fn server_names(app: &App) -> Vec<String> {
+/// The names that devices and people reach the server by: those of the settings, and those that enrolled devices were
+/// given before the settings were changed, since a device keeps its URL.
+async fn server_names(app: &App) -> Result<Vec<String>, Error> {
     let mut names = vec![app.settings.public_url.host(), app.settings.pages_url().host()];
     names.dedup();
-    names
+    let mut earlier = BTreeSet::new();
+    for under in app.store.begin_read().await?.enabled_by_terms().await? {
+        earlier.extend([under.server_url, under.checkin_url].into_iter().flatten().filter_map(|url| host_of(&url)));
+    }
+    for name in earlier {
+        if names.len() < MAX_NAMES && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A URL's host, an IPv6 address without brackets.
+fn host_of(url: &str) -> Option<String> {
+    match url::Url::parse(url).ok()?.host()? {
+        url::Host::Domain(name) => Some(name.to_owned()),
+        url::Host::Ipv4(address) => Some(address.to_string()),
+        url::Host::Ipv6(address) => Some(address.to_string()),
+    }
 }
 
 async fn renew_one(

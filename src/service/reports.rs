@@ -57,21 +57,33 @@ pub async fn handle(app: &App, arrived: &Arrived<'_>, report: &Report) -> Result
         return Err(Error::Denied("the client certificate was revoked or replaced".to_owned()));
     }
     app.seen.enrollment(poll.id, now);
-    let is_idle = report.status == ReportStatus::Idle;
-    if is_idle && poll.pinned && !poll.has_work {
+    if report.status == ReportStatus::Idle && poll.pinned && !poll.has_work {
         return Ok(Reply { command: None, about: About::Idle });
     }
 
+    // On the heap: what is kept while a report is recorded is large, and would be moved about with each idle poll.
+    Box::pin(work(app, arrived, report, poll.id, now)).await
+}
+
+/// Records a report and chooses the next command.
+async fn work(
+    app: &App,
+    arrived: &Arrived<'_>,
+    report: &Report,
+    id: EnrollmentId,
+    now: Timestamp,
+) -> Result<Reply, Error> {
+    let is_idle = report.status == ReportStatus::Idle;
     let mut tx = app.store.begin_write().await?;
     let enrollment = tx
-        .enrollment_by_id_for_update(poll.id)
+        .enrollment_by_id_for_update(id)
         .await?
         .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
     require_pin(&mut tx, arrived.presented, enrollment.parent_id.unwrap_or(enrollment.id), now).await?;
     let about = if is_idle { About::Idle } else { record(app, &mut tx, arrived, &enrollment, report, now).await? };
     // The report may have ended the enrollment (a wipe).
     let enrollment = tx
-        .enrollment_by_id_for_update(poll.id)
+        .enrollment_by_id_for_update(id)
         .await?
         .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
     let command = if enrollment.is_enabled() {

@@ -77,7 +77,9 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     let arrived = Arrived { presented: &presented, raw: &raw, address };
 
     let time = edge.app.settings.devices.request_timeout;
-    let work = async { if is_check_in { check_in(&edge, &arrived).await } else { report(&edge, &arrived).await } };
+    // Check-ins are rare and what is kept for one is large: on the heap, or it would be moved about with each poll.
+    let work =
+        async { if is_check_in { Box::pin(check_in(&edge, &arrived)).await } else { report(&edge, &arrived).await } };
     match timeout(time, work).await {
         Ok(response) => response,
         Err(_) => failed(&Error::Unavailable("the request took too long".to_owned()), &edge.metrics),

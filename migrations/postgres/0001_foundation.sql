@@ -305,6 +305,8 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_open ON deliveries (enrollment_id, priority, queued_at, command_id)
     WHERE state IN ('queued', 'sent', 'not_now');
+CREATE INDEX deliveries_unconfirmed ON deliveries (enrollment_id, priority, queued_at, command_id)
+    WHERE state = 'unconfirmed';
 CREATE INDEX deliveries_expiring ON deliveries (expires_at)
     WHERE expires_at IS NOT NULL AND state IN ('queued', 'not_now');
 CREATE INDEX deliveries_by_command ON deliveries (command_id, enrollment_id);

@@ -69,6 +69,32 @@ macro_rules! delivery_list {
     };
 }
 
+// What the connections of a device read. Its history grows for years, so each goes by an index of what is open; that
+// SQLite takes it is tested.
+
+pub(super) const OFFERABLE: &str = "SELECT * FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND (state = 'queued' OR connection < $2)
+      ORDER BY priority, queued_at, command_id LIMIT $3";
+
+/// The least priority, where any would do: with `EXISTS` SQLite takes the primary key and reads the whole history.
+pub(super) const HAS_OPEN: &str = "SELECT MIN(priority) IS NOT NULL FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')";
+
+pub(super) const SENT_BY_ADMIN_ONLY: &str = "SELECT * FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
+        AND state = 'sent' AND resend = 'by_admin_only'
+      ORDER BY priority, queued_at, command_id LIMIT $2";
+
+pub(super) const SENT_OF_VERB: &str = "SELECT d.* FROM deliveries d JOIN commands c ON c.id = d.command_id
+      WHERE d.enrollment_id = $1 AND d.state IN ('queued', 'sent', 'not_now') AND d.state = 'sent' AND c.verb = $2
+      ORDER BY d.priority, d.queued_at, d.command_id LIMIT $3";
+
+/// Two parts, each with its index: what waits for an admin may wait for long, and stays out of that of what is open.
+pub(super) const UNFINISHED: &str = "SELECT * FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
+      UNION ALL SELECT * FROM deliveries WHERE enrollment_id = $1 AND state = 'unconfirmed'
+      ORDER BY priority, queued_at, command_id";
+
 /// One step of a delivery's history.
 #[derive(Clone, Debug, FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -101,32 +127,12 @@ impl Read {
         connection: i64,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(
-            self,
-            fetch_all,
-            query_as(
-                "SELECT * FROM deliveries
-                  WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
-                    AND (state = 'queued' OR connection < $2)
-                  ORDER BY priority, queued_at, command_id LIMIT $3",
-                enrollment,
-                connection,
-                limit
-            )
-        )
+        on!(self, fetch_all, query_as(OFFERABLE, enrollment, connection, limit))
     }
 
     /// Whether anything is open for an enrollment (queued, sent, not now).
     pub async fn has_open_deliveries(&mut self, enrollment: EnrollmentId) -> Result<bool, StoreError> {
-        on!(
-            self,
-            fetch_one,
-            query_scalar(
-                "SELECT EXISTS (SELECT 1 FROM deliveries
-                                 WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now'))",
-                enrollment
-            )
-        )
+        on!(self, fetch_one, query_scalar(HAS_OPEN, enrollment))
     }
 
     /// What was handed over and not answered, and must not be handed over again without an admin.
@@ -135,18 +141,7 @@ impl Read {
         enrollment: EnrollmentId,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(
-            self,
-            fetch_all,
-            query_as(
-                "SELECT * FROM deliveries
-                  WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
-                    AND state = 'sent' AND resend = 'by_admin_only'
-                  ORDER BY priority, queued_at, command_id LIMIT $2",
-                enrollment,
-                limit
-            )
-        )
+        on!(self, fetch_all, query_as(SENT_BY_ADMIN_ONLY, enrollment, limit))
     }
 
     /// What was handed over and not answered, of commands with this verb.
@@ -156,19 +151,7 @@ impl Read {
         verb: &str,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(
-            self,
-            fetch_all,
-            query_as(
-                "SELECT d.* FROM deliveries d JOIN commands c ON c.id = d.command_id
-                  WHERE d.enrollment_id = $1 AND d.state IN ('queued', 'sent', 'not_now')
-                    AND d.state = 'sent' AND c.verb = $2
-                  ORDER BY d.priority, d.queued_at, d.command_id LIMIT $3",
-                enrollment,
-                verb,
-                limit
-            )
-        )
+        on!(self, fetch_all, query_as(SENT_OF_VERB, enrollment, verb, limit))
     }
 
     /// How many deliveries of a command wait for an admin and could be handed over again: those of the present
@@ -188,16 +171,7 @@ impl Read {
 
     /// Everything of an enrollment that is not in a terminal state.
     pub async fn unfinished_deliveries(&mut self, enrollment: EnrollmentId) -> Result<Vec<Delivery>, StoreError> {
-        on!(
-            self,
-            fetch_all,
-            query_as(
-                "SELECT * FROM deliveries
-                  WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now', 'unconfirmed')
-                  ORDER BY priority, queued_at, command_id",
-                enrollment
-            )
-        )
+        on!(self, fetch_all, query_as(UNFINISHED, enrollment))
     }
 
     /// Deliveries whose time ran out before the device had them.

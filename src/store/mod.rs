@@ -30,6 +30,8 @@ mod idempotency;
 mod inspect;
 mod jobs;
 mod links;
+#[cfg(test)]
+mod plans;
 mod polls;
 mod profiles;
 mod push_certificates;

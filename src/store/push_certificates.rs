@@ -32,6 +32,14 @@ pub struct PushRequestRow {
     pub answered_at: Option<Timestamp>,
 }
 
+/// The least priority, where any would do: with `EXISTS` SQLite reads the whole history of each device.
+pub(super) const TO_WAKE: &str = "SELECT e.id FROM enrollments e
+      WHERE e.topic = $1 AND e.state = 'enabled' AND e.id > $2
+        AND ((SELECT MIN(d.priority) FROM deliveries d
+               WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now')) IS NOT NULL
+             OR EXISTS (SELECT 1 FROM wakes w WHERE w.enrollment_id = e.id AND w.due_at > $3))
+      ORDER BY e.id LIMIT $4";
+
 impl Read {
     /// All push certificates, the default first.
     pub async fn push_certificates(&mut self) -> Result<Vec<PushCertificateRow>, StoreError> {
@@ -69,22 +77,7 @@ impl Read {
         now: Timestamp,
         limit: i64,
     ) -> Result<Vec<EnrollmentId>, StoreError> {
-        on!(
-            self,
-            fetch_all,
-            query_scalar(
-                "SELECT e.id FROM enrollments e
-                  WHERE e.topic = $1 AND e.state = 'enabled' AND e.id > $2
-                    AND (EXISTS (SELECT 1 FROM deliveries d
-                                  WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now'))
-                         OR EXISTS (SELECT 1 FROM wakes w WHERE w.enrollment_id = e.id AND w.due_at > $3))
-                  ORDER BY e.id LIMIT $4",
-                topic,
-                after,
-                now,
-                limit
-            )
-        )
+        on!(self, fetch_all, query_scalar(TO_WAKE, topic, after, now, limit))
     }
 
     /// The newest requests for push certificates.

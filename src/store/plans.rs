@@ -1,0 +1,56 @@
+//! That SQLite finds what is open for a device by an index, and does not read the device's history.
+
+use sqlx::AssertSqlSafe;
+use tempfile::TempDir;
+
+use super::connect::Connection;
+use super::{Options, Store, deliveries, push_certificates};
+
+async fn migrated() -> (Store, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", directory.path().join("muster.db").display());
+    let store = Store::connect(Options { url, direct_url: None, max_connections: 2 }, true).await.unwrap();
+    store.migrate().await.unwrap();
+    (store, directory)
+}
+
+/// The steps by which SQLite would run a statement.
+async fn plan(store: &Store, sql: &str) -> Vec<String> {
+    let mut read = store.begin_read().await.unwrap();
+    let Connection::Sqlite(connection) = read.connection() else { panic!("not SQLite") };
+    let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(connection).await.unwrap();
+    rows.into_iter().map(|(_, _, _, step)| step).collect()
+}
+
+#[tokio::test]
+async fn what_is_open_is_found_by_its_index() {
+    let (store, _directory) = migrated().await;
+    let open = "USING INDEX deliveries_open (enrollment_id=?)";
+    let unconfirmed = "USING INDEX deliveries_unconfirmed (enrollment_id=?)";
+    let table: [(&str, &[&str]); 6] = [
+        (deliveries::OFFERABLE, &[open]),
+        (deliveries::HAS_OPEN, &[open]),
+        (deliveries::SENT_BY_ADMIN_ONLY, &[open]),
+        (deliveries::SENT_OF_VERB, &[open]),
+        (deliveries::UNFINISHED, &[open, unconfirmed]),
+        (push_certificates::TO_WAKE, &["INDEX enrollments_enabled (topic=? AND id>?)", open]),
+    ];
+    for (sql, expected) in table {
+        let steps = plan(&store, sql).await;
+        for index in expected {
+            assert!(steps.iter().any(|step| step.ends_with(index)), "{sql}: {steps:#?}");
+        }
+        let history = steps.iter().find(|step| step.contains("PRIMARY KEY") || step.contains("TEMP B-TREE"));
+        assert_eq!(history, None, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_tells_the_history_from_what_is_open() {
+    let (store, _directory) = migrated().await;
+    let sql = "SELECT EXISTS (SELECT 1 FROM deliveries
+                               WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now'))";
+    let steps = plan(&store, sql).await;
+    assert!(steps.iter().any(|step| step.contains("PRIMARY KEY")), "{steps:#?}");
+}

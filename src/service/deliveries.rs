@@ -27,7 +27,7 @@ const BATCH: i64 = 50;
 /// Why all that is open for an enrollment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The device enrolled anew: a wipe that it had was done.
+    /// The device enrolled anew: a wipe that it had was done, unless the enrollment had ended otherwise before.
     NewEnrollment,
     /// The enrollment profile was removed: its removal, if it had that command, was done.
     CheckOut,
@@ -81,12 +81,20 @@ async fn write(tx: &mut Write, next: &Delivery, detail: Option<&str>) -> Result<
 /// Ends everything that is open for an enrollment.
 ///
 /// What the device never had is cancelled. What it had and did not report on may have happened: what this end proves is
-/// presumed done, and the rest is unconfirmed for good, unless the device enrolls anew, which makes it void.
-pub(super) async fn void_open(tx: &mut Write, id: EnrollmentId, end: End, now: Timestamp) -> Result<(), Error> {
-    for delivery in tx.unfinished_deliveries(id).await? {
+/// presumed done, and the rest is unconfirmed, until the device enrolls anew, which makes it void.
+///
+/// A wipe is never void: it is presumed done where the device comes as new out of the very enrollment that it was handed
+/// over in. A device that had checked out or was removed in between comes as new without having been erased, so that
+/// its wipe stays unconfirmed for good. `enrollment` is the row as it is before it ends.
+pub(super) async fn void_open(tx: &mut Write, enrollment: &Enrollment, end: End, now: Timestamp) -> Result<(), Error> {
+    let has_ended = !matches!(enrollment.state.as_str(), "enabled" | "authenticated");
+    for delivery in tx.unfinished_deliveries(enrollment.id).await? {
         let was_handed_over = matches!(delivery.state, DeliveryState::Sent | DeliveryState::Unconfirmed);
+        let is_wipe = delivery.resend == Resend::SameGeneration;
+        let left_before = has_ended || delivery.generation != enrollment.generation;
         let transition = match end {
-            End::NewEnrollment if was_handed_over && delivery.resend == Resend::SameGeneration => Transition::Presume,
+            End::NewEnrollment if is_wipe && delivery.state == DeliveryState::Unconfirmed && left_before => continue,
+            End::NewEnrollment if is_wipe && was_handed_over => Transition::Presume,
             End::CheckOut if was_handed_over && unenrolls(tx, &delivery).await? => Transition::Presume,
             End::CheckOut | End::Wiped | End::Removed if was_handed_over => Transition::Unconfirm,
             _ => Transition::Void,

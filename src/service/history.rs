@@ -14,6 +14,8 @@ pub struct CommandView {
     pub counts: Vec<(String, i64)>,
     /// For a command for all: how many targets have no delivery yet.
     pub to_come: i64,
+    /// Whether nothing more can happen to it.
+    pub is_done: bool,
 }
 
 /// A delivery and how it came to be as it is.
@@ -64,7 +66,8 @@ pub async fn command(app: &App, id: CommandId) -> Result<CommandView, Error> {
         Some(number) => read.count_not_materialized(number).await?,
         None => 0,
     };
-    Ok(CommandView { command, counts, to_come })
+    let is_done = to_come == 0 && !read.is_command_open(id).await?;
+    Ok(CommandView { command, counts, to_come, is_done })
 }
 
 /// The next deliveries of a command.

@@ -79,6 +79,9 @@ async fn work(
         .enrollment_by_id_for_update(id)
         .await?
         .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
+    if enrollment.state == "removed" {
+        return Err(Error::Unrecognized);
+    }
     require_pin(&mut tx, arrived.presented, enrollment.parent_id.unwrap_or(enrollment.id), now).await?;
     let about = if is_idle { About::Idle } else { record(app, &mut tx, arrived, &enrollment, report, now).await? };
     // The report may have ended the enrollment (a wipe).
@@ -125,6 +128,12 @@ async fn record(
         ReportStatus::NotNow => Transition::Defer,
         ReportStatus::Idle => return Ok(About::Idle),
     };
+    // A wipe may be unconfirmed from an earlier enrollment. Its outcome is of interest still; what the device is to do
+    // later is not, and the enrollment that it has now is another.
+    let is_of_now = delivery.generation == enrollment.generation;
+    if transition == Transition::Defer && !is_of_now {
+        return Ok(About::Repeated);
+    }
     let Some(mut next) = step(&delivery, transition, now) else { return Ok(About::Repeated) };
     let id = keep(app, tx, arrived, enrollment.id, delivery.command_id, report, now).await?;
     next.report_id = Some(id);
@@ -139,7 +148,8 @@ async fn record(
     if !tx.update_delivery(&next, detail).await? {
         return Err(Error::Unavailable("the delivery was changed by another request at the same time".to_owned()));
     }
-    if matches!(transition, Transition::Acknowledge | Transition::Fail)
+    if is_of_now
+        && matches!(transition, Transition::Acknowledge | Transition::Fail)
         && let Some(command) = tx.command(delivery.command_id).await?
     {
         if transition == Transition::Acknowledge {
@@ -200,10 +210,10 @@ async fn consequences(
     }
     // The device erases itself now and forgets that it was managed: nothing more is for it until it enrolls anew.
     for user in tx.user_channels_for_update(enrollment.id).await? {
-        void_open(tx, user.id, End::Wiped, now).await?;
+        void_open(tx, &user, End::Wiped, now).await?;
         tx.close_enrollment(user.id, "disabled", now).await?;
     }
-    void_open(tx, enrollment.id, End::Wiped, now).await?;
+    void_open(tx, enrollment, End::Wiped, now).await?;
     tx.close_enrollment(enrollment.id, "disabled", now).await?;
     let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
     let detail = json!({"command": command.id});

@@ -169,6 +169,22 @@ impl Read {
         )
     }
 
+    /// Whether anything can still happen to the deliveries of a command that were made. What an earlier generation left
+    /// unconfirmed stays so.
+    pub async fn is_command_open(&mut self, command: CommandId) -> Result<bool, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM deliveries d JOIN enrollments e ON e.id = d.enrollment_id
+                                 WHERE d.command_id = $1
+                                   AND (d.state IN ('queued', 'sent', 'not_now')
+                                        OR d.state = 'unconfirmed' AND d.generation = e.generation))",
+                command
+            )
+        )
+    }
+
     /// Everything of an enrollment that is not in a terminal state.
     pub async fn unfinished_deliveries(&mut self, enrollment: EnrollmentId) -> Result<Vec<Delivery>, StoreError> {
         on!(self, fetch_all, query_as(UNFINISHED, enrollment))

@@ -108,9 +108,50 @@ both_databases! {
         assert_eq!(phone.states(waiting).await, ["queued", "cancelled"]);
 
         phone.enroll().await;
-        assert_eq!(phone.states(wipe).await, ["queued", "sent", "unconfirmed", "presumed_done"]);
+        assert_eq!(phone.states(wipe).await, ["queued", "sent", "unconfirmed"], "nothing shows that it was erased");
         assert_eq!(phone.delivery(restart).await.state, DeliveryState::Cancelled);
         assert_eq!(phone.finish_all().await, ["DeviceInformation", "SecurityInfo"], "and nothing of it is run again");
+    }
+
+    async fn a_wipe_before_the_device_left_is_never_called_done(edge: Edge) {
+        let app = &edge.t.app;
+        for (udid, is_removed) in [("PHONE-1", false), ("PHONE-2", true)] {
+            let phone = edge.enrolled(udid).await;
+            let wipe = phone.ask(json!({"type": "wipe"})).await;
+            let offered = phone.idle().await.unwrap();
+            if is_removed {
+                muster::service::devices::remove(app, &Actor::command_line(), phone.device_id().await).await.unwrap();
+                let late = [
+                    ("Status", "Acknowledged".into()), ("UDID", udid.into()), ("CommandUUID", offered.uuid.as_str().into()),
+                ];
+                assert_eq!(phone.put(REPORT, xml(&late)).await.status, 403, "it is told to leave, whatever it says");
+            } else {
+                assert_eq!(phone.check_in("CheckOut", &[]).await.status, 200);
+            }
+            assert_eq!(phone.states(wipe).await, ["queued", "sent", "unconfirmed"]);
+            let is_done = async || muster::service::history::command(app, wipe).await.unwrap().is_done;
+            assert!(is_removed || !is_done().await, "a report may come still");
+
+            // Enrolled anew, and once more: never was it erased.
+            for _ in 0..2 {
+                let again = edge.phone(udid).await;
+                again.enroll().await;
+                assert_eq!(again.finish_all().await, ["DeviceInformation", "SecurityInfo"]);
+                assert_eq!(again.states(wipe).await, ["queued", "sent", "unconfirmed"]);
+                assert!(is_done().await, "it is not shown as open");
+                let refused = commands::redeliver(app, &Actor::command_line(), wipe, None).await.unwrap_err();
+                assert_eq!(code(&refused), "nothing_unconfirmed");
+                // What the device says of it late counts, and ends nothing of the enrollment that it has now.
+                assert_eq!(again.not_now(&offered).await, None);
+                assert_eq!(again.states(wipe).await, ["queued", "sent", "unconfirmed"]);
+            }
+            let again = edge.phone(udid).await;
+            again.enroll().await;
+            again.finish_all().await;
+            assert_eq!(again.acknowledge(&offered).await, None);
+            assert_eq!(again.delivery(wipe).await.state, DeliveryState::Acknowledged);
+            assert!(again.enrollment().await.is_enabled());
+        }
     }
 
     async fn a_report_that_comes_after_the_check_out_counts(edge: Edge) {

@@ -86,8 +86,8 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
         Meaning::Again => "enrollment.began_again",
     };
     if !matches!(meaning, Meaning::Renewal) {
-        if matches!(meaning, Meaning::Again) {
-            end_generation(&mut tx, id, presented, now).await?;
+        if let (Meaning::Again, Some(e)) = (&meaning, &existing) {
+            end_generation(&mut tx, e, presented, now).await?;
         }
         let challenge = origin.challenge.as_ref().map(|c| c.id);
         match existing.as_ref().filter(|e| is_return_to_service(e, &origin)) {
@@ -258,16 +258,22 @@ async fn allow_again(
 
 /// Ends the generation that was: nothing of it is ever delivered, and no other certificate of it is accepted.
 ///
-/// A wipe that was handed over counts as done, since the device is here as new; the rest is cancelled, so that a
-/// wiped device which comes back is not wiped again.
-async fn end_generation(tx: &mut Write, id: EnrollmentId, presented: &Presented, now: Timestamp) -> Result<(), Error> {
+/// A wipe that was handed over counts as done, since the device is here as new, unless it had left otherwise; the rest
+/// is cancelled, so that a wiped device which comes back is not wiped again.
+async fn end_generation(
+    tx: &mut Write,
+    ended: &Enrollment,
+    presented: &Presented,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let id = ended.id;
     for user in tx.user_channels_for_update(id).await? {
-        void_open(tx, user.id, End::NewEnrollment, now).await?;
+        void_open(tx, &user, End::NewEnrollment, now).await?;
         if user.is_enabled() {
             tx.close_enrollment(user.id, "disabled", now).await?;
         }
     }
-    void_open(tx, id, End::NewEnrollment, now).await?;
+    void_open(tx, ended, End::NewEnrollment, now).await?;
     tx.begin_generation(id, now).await?;
     tx.revoke_pins(id, Some(presented.sha256()), now).await?;
     Ok(())

@@ -156,7 +156,7 @@ async fn open_channel(
 }
 
 async fn close(tx: &mut Write, enrollment: &Enrollment, now: Timestamp) -> Result<(), Error> {
-    void_open(tx, enrollment.id, End::CheckOut, now).await?;
+    void_open(tx, enrollment, End::CheckOut, now).await?;
     tx.close_enrollment(enrollment.id, "disabled", now).await?;
     Ok(())
 }

@@ -26,7 +26,7 @@ pub async fn remove(app: &App, actor: &Actor, id: DeviceId) -> Result<(), Error>
     let device = tx.device(id).await?.ok_or_else(|| not_found(id))?;
     let mut closed = 0;
     for channel in locked_channels(&mut tx, id).await? {
-        void_open(&mut tx, channel.id, End::Removed, now).await?;
+        void_open(&mut tx, &channel, End::Removed, now).await?;
         tx.revoke_pins(channel.id, None, now).await?;
         tx.revoke_certificates(channel.id, "the device was removed", now).await?;
         if channel.state != "removed" {

@@ -85,13 +85,11 @@ pub(in super::super) struct Command {
 
 impl Command {
     pub(super) fn of(view: CommandView, deliveries: Page<Delivery>) -> Self {
-        let is_open = |word: &str| word.parse::<DeliveryState>().is_ok_and(|state| !state.is_terminal());
-        let done = view.to_come == 0 && !view.counts.iter().any(|(word, _)| is_open(word));
         Self {
             facts: view.command.into(),
             states: view.counts.into_iter().collect(),
             to_come: view.to_come,
-            done,
+            done: view.is_done,
             deliveries,
         }
     }

@@ -93,14 +93,26 @@ pub(super) async fn profile_identifiers(
     Ok(identifiers)
 }
 
+/// The terms that still hold when a device enrolls anew with a certificate that it had: those of a profile of this
+/// server, as the certificate came with that one. What was learned of a profile that was made elsewhere does not: the same
+/// certificate may be in another profile now.
+pub(super) async fn made_here(tx: &mut Write, terms: Option<Sha256>) -> Result<Option<Sha256>, Error> {
+    let row = match terms {
+        Some(hash) => tx.terms(hash).await?,
+        None => None,
+    };
+    Ok(row.filter(|row| row.server_url.is_some()).map(|row| row.sha256))
+}
+
 /// Learns the identifier of an enrollment profile that was made elsewhere from the list of all profiles on the device.
+/// What a later list says replaces what an earlier one said.
 pub(super) async fn learn(
     tx: &mut Write,
     enrollment: &Enrollment,
     profiles: &Value,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if enrollment.terms.is_some() {
+    if made_here(tx, enrollment.terms).await?.is_some() {
         return Ok(());
     }
     let profiles = profiles.as_array().into_iter().flatten().filter_map(Value::as_dictionary);
@@ -111,8 +123,10 @@ pub(super) async fn learn(
     });
     if let Some(identifier) = identifier {
         let row = row(identifier, None);
-        tx.put_terms(&row, now).await?;
-        tx.set_terms(enrollment.id, Some(row.sha256)).await?;
+        if enrollment.terms != Some(row.sha256) {
+            tx.put_terms(&row, now).await?;
+            tx.set_terms(enrollment.id, Some(row.sha256)).await?;
+        }
     }
     Ok(())
 }

@@ -158,6 +158,56 @@ both_databases! {
         assert_eq!(renew_identities(&edge.t.app).await.unwrap(), 0, "no profile of ours can replace theirs");
     }
 
+    async fn what_was_learned_of_a_profile_is_forgotten_when_the_device_enrolls_anew(edge: Edge) {
+        // Takes all commands; where the list of profiles is asked for, the device has this enrollment profile.
+        async fn finish(phone: &Phone, identifier: &str) -> usize {
+            let (mut next, mut lists) = (phone.idle().await, 0);
+            while let Some(command) = next {
+                lists += usize::from(command.request_type == "ProfileList");
+                let list = [("ProfileList", Value::Array(vec![listed(identifier, "com.apple.mdm")]))];
+                next = phone.report_with("Acknowledged", Some(&command.uuid), &list).await;
+            }
+            lists
+        }
+        let one = edge.enrolled_by("PHONE-1", None).await;
+        let two = edge.enrolled_by("PHONE-2", None).await;
+        let both = devices(&[&one, &two]).await;
+        for phone in [&one, &two] {
+            assert_eq!(finish(phone, "first.mdm").await, 1);
+        }
+        assert!(asks(&edge.removal(&both, "first.mdm").await));
+        assert_eq!(edge.removal(&both, "second.mdm").await.unwrap(), 2);
+        for phone in [&one, &two] {
+            finish(phone, "first.mdm").await;
+        }
+
+        // The same certificates, under another profile.
+        for phone in [&one, &two] {
+            phone.enroll().await;
+            assert_eq!(phone.enrollment().await.terms, None);
+        }
+        for targets in [&both, &Targets::All] {
+            assert!(asks(&edge.removal(targets, "second.mdm").await));
+            assert!(asks(&edge.removal(targets, "org.example.wifi").await), "until it is known again");
+        }
+        for phone in [&one, &two] {
+            assert_eq!(finish(phone, "second.mdm").await, 1, "the list is asked for again");
+        }
+        assert!(asks(&edge.removal(&both, "second.mdm").await));
+        assert_eq!(edge.removal(&both, "first.mdm").await.unwrap(), 2);
+
+        // Whatever a list says later holds, too.
+        one.ask(json!({"type": "profiles"})).await;
+        finish(&one, "third.mdm").await;
+        assert!(asks(&edge.removal(&both, "third.mdm").await));
+        // A profile that was made here is not learned.
+        let ours = edge.enrolled("PHONE-3").await;
+        let before = ours.enrollment().await.terms;
+        ours.ask(json!({"type": "profiles"})).await;
+        finish(&ours, "fourth.mdm").await;
+        assert_eq!(ours.enrollment().await.terms, before);
+    }
+
     async fn a_renewal_says_what_the_profile_on_the_device_says(s: Story) {
         let (phone, _) = s.enrolled("PHONE-1").await;
         let narrow = "[enrollment]\nprofile_identifier = \"other.enrollment\"\naccess_rights = 3\n";

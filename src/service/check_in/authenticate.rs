@@ -4,7 +4,7 @@ use super::super::audit::Subject;
 use super::super::deliveries::{End, void_open};
 use super::super::device_identity::{Presented, issuing_record};
 use super::super::enrollment_profile::{RENEWAL, RETURN_TO_SERVICE};
-use super::super::{Actor, App, Error};
+use super::super::{Actor, App, Error, terms};
 use super::{Arrived, raw_context};
 use crate::config::Reenroll;
 use crate::model::{AppleId, DeviceId, EnrollmentId, Sha256, Timestamp};
@@ -46,7 +46,7 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
     let existing = tx.enrollment_for_update(&apple_id.id).await?;
     let origin = origin(&mut tx, arrived.presented).await?;
     refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
-    let terms = terms(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
+    let terms = known_terms(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
     let actor = Actor::device(&apple_id.id).at(arrived.address.clone());
 
     let facts = facts(&message);
@@ -67,6 +67,10 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
             }
             (e.id, e.device_id, Meaning::Again)
         }
+    };
+    let terms = match meaning {
+        Meaning::Again => terms::made_here(&mut tx, terms).await?,
+        Meaning::First | Meaning::Renewal => terms,
     };
 
     let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "Authenticate"), arrived.raw)?;
@@ -167,7 +171,7 @@ async fn refuse_foreign_certificate(
 /// What the profile that this comes of lays down; none where it was made elsewhere.
 ///
 /// A certificate that this enrollment has used before means the same profile as before.
-async fn terms(
+async fn known_terms(
     tx: &mut Write,
     presented: &Presented,
     origin: &Origin,

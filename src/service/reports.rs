@@ -75,6 +75,11 @@ async fn work(
 ) -> Result<Reply, Error> {
     let is_idle = report.status == ReportStatus::Idle;
     let mut tx = app.store.begin_write().await?;
+    if let Some(device_channel) = &report.sender.apple_id.parent {
+        // In the order of check-ins, which lock the device channel first: a certificate that is seen for the first time
+        // changes rows of the device and of all its users.
+        tx.enrollment_for_update(device_channel).await?;
+    }
     let enrollment = tx
         .enrollment_by_id_for_update(id)
         .await?

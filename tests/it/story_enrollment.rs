@@ -1,12 +1,28 @@
 //! Enrolling, enrolling again, leaving: in the protocol's words, over the device edge.
 
-use muster::model::EnrollmentId;
+use muster::model::{DeliveryState, EnrollmentId};
 use plist::Value;
 use serde_json::json;
 
 use crate::support::db::TestDb;
-use crate::support::edge::{Edge, YEAR};
-use crate::support::rows::{DAY, HOUR};
+use crate::support::edge::{Edge, REPORT, YEAR, xml};
+use crate::support::rows::{DAY, HOUR, TOPIC};
+
+/// What a user of the Mac MAC-1 sends in a TokenUpdate; the first member alone names them.
+fn user() -> [(&'static str, Value); 5] {
+    [
+        ("UserID", Value::from("501-EXAMPLE")),
+        ("UserShortName", "kim".into()),
+        ("Topic", TOPIC.into()),
+        ("Token", Value::Data(vec![9; 32])),
+        ("PushMagic", "user magic".into()),
+    ]
+}
+
+/// A report of that user.
+fn user_report(status: &str) -> Vec<u8> {
+    xml(&[("Status", status.into()), ("UDID", "MAC-1".into()), ("UserID", "501-EXAMPLE".into())])
+}
 
 both_databases! {
     async fn a_phone_enrolls_and_tells_what_it_is(edge: Edge) {
@@ -147,30 +163,58 @@ both_databases! {
 
     async fn a_mac_user_has_a_channel_of_its_own(edge: Edge) {
         let mac = edge.enrolled("MAC-1").await;
-        let user = [
-            ("UserID", Value::from("501-EXAMPLE")),
-            ("UserShortName", "kim".into()),
-            ("Topic", crate::support::rows::TOPIC.into()),
-            ("Token", Value::Data(vec![9; 32])),
-            ("PushMagic", "user magic".into()),
-        ];
-        assert_eq!(mac.check_in("TokenUpdate", &user).await.status, 200);
+        assert_eq!(mac.check_in("TokenUpdate", &user()).await.status, 200);
         let channel = edge.t.db.read().await.enrollment_by_apple_id("MAC-1:501-EXAMPLE").await.unwrap().unwrap();
         assert!(channel.is_enabled());
         assert_eq!(channel.parent_id, Some(mac.id().await));
         let target = muster::service::commands::Targets::Enrollments(vec![channel.id]);
         edge.command(target, json!({"type": "profiles"})).await.unwrap();
         assert_eq!(mac.idle().await, None, "it is not for the device channel");
-        let poll = crate::support::edge::xml(&[
-            ("Status", "Idle".into()),
-            ("UDID", "MAC-1".into()),
-            ("UserID", "501-EXAMPLE".into()),
-        ]);
-        assert_eq!(mac.put("", poll).await.command().unwrap().request_type, "ProfileList");
+        assert_eq!(mac.put("", user_report("Idle")).await.command().unwrap().request_type, "ProfileList");
 
         mac.enroll().await;
         let channel = edge.t.db.read().await.enrollment(channel.id).await.unwrap().unwrap();
         assert_eq!(channel.state, "disabled", "the user's channel ends with the device's enrollment");
+    }
+
+    async fn what_a_mac_user_left_unconfirmed_is_void_when_they_come_back(edge: Edge) {
+        let mac = edge.enrolled("MAC-1").await;
+        assert_eq!(mac.check_in("TokenUpdate", &user()).await.status, 200);
+        let channel = edge.t.db.read().await.enrollment_by_apple_id("MAC-1:501-EXAMPLE").await.unwrap().unwrap();
+        let target = muster::service::commands::Targets::Enrollments(vec![channel.id]);
+        let command = edge.command(target, json!({"type": "profiles"})).await.unwrap().id;
+        assert!(mac.put(REPORT, user_report("Idle")).await.command().is_some());
+        let state = async || edge.t.db.read().await.delivery(channel.id, command).await.unwrap().unwrap().state;
+        assert_eq!(mac.check_in("CheckOut", &user()[..1]).await.status, 200);
+        assert_eq!(state().await, DeliveryState::Unconfirmed);
+        assert_eq!(mac.check_in("TokenUpdate", &user()).await.status, 200);
+        assert_eq!(state().await, DeliveryState::Cancelled);
+        assert_eq!(mac.put(REPORT, user_report("Idle")).await.command(), None);
+    }
+
+    async fn a_user_channel_waits_for_its_device_channel(edge: Edge) {
+        let mac = edge.enrolled("MAC-1").await;
+        assert_eq!(mac.check_in("TokenUpdate", &user()).await.status, 200);
+        let id = mac.id().await;
+        // A certificate that the device renewed by itself: its first use changes the rows of all channels.
+        let renewed = edge.certificate("MAC-1 renewed").await;
+        let mut tx = edge.t.db.write().await;
+        tx.link_certificate(renewed.sha256, id).await.unwrap();
+        tx.commit().await.unwrap();
+        let mac = crate::support::edge::Phone { certificate: renewed, ..mac };
+
+        // A check-in that holds the device's row, and takes those of its users next.
+        let mut tx = edge.t.db.write().await;
+        tx.enrollment_by_id_for_update(id).await.unwrap().unwrap();
+        let poll = {
+            let mac = mac.clone();
+            tokio::spawn(async move { mac.put(REPORT, user_report("Idle")).await.status })
+        };
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let users = tokio::time::timeout(std::time::Duration::from_secs(10), tx.user_channels_for_update(id)).await;
+        assert_eq!(users.expect("nobody holds them").unwrap().len(), 1);
+        tx.commit().await.unwrap();
+        assert_eq!(poll.await.unwrap(), 200);
     }
 
     async fn a_bootstrap_token_is_escrowed_and_given_back(edge: Edge) {

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::super::audit::Subject;
 use super::super::commands::{self, Internal};
-use super::super::deliveries;
+use super::super::deliveries::{self, End, void_open};
 use super::super::device_identity::require_pin;
 use super::super::{Actor, App, Error};
 use super::{Arrived, raw_context};
@@ -90,6 +90,8 @@ async fn user_channel(
             if e.is_enabled() {
                 (e.id, e.generation)
             } else {
+                // What the user had when they checked out, and did not report on.
+                void_open(tx, &e, End::NewEnrollment, now).await?;
                 tx.begin_generation(e.id, now).await?;
                 (e.id, e.generation + 1)
             }

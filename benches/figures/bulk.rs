@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster::cli::SystemRandomness;
-use muster::model::{AppleId, DeviceId, EnrollmentId, EnrollmentKind, Timestamp};
+use muster::model::{AppleId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, Resend, Timestamp};
 use muster::pki::authority::issue_device_certificate;
 use muster::pki::request::Subject;
 use muster::pki::{Authority, Certificate, CertificateRequest, PrivateKey};
 use muster::protocol::wire;
 use muster::service::App;
 use muster::service::authorities::issuing_authority;
-use muster::store::{CertificateRow, DeviceFacts, PushFacts, Write};
+use muster::store::{CertificateRow, Delivery, DeviceFacts, NewCommand, PushFacts, Write};
 use plist::{Dictionary, Value};
 
 use crate::Result;
@@ -94,6 +94,57 @@ async fn put(app: &App, tx: &mut Write, udid: &str, mut certificate: Certificate
     tx.set_fleet_cursor(id, number).await?;
     tx.request_wake(id, now, now.plus(NO_WAKE)).await?;
     tx.put_off_wake(id, None).await?;
+    for request_type in ["DeviceInformation", "SecurityInfo"] {
+        put_answered(app, tx, id, request_type, now).await?;
+    }
+    Ok(())
+}
+
+/// A command that the server itself gave at the enrollment, long answered.
+async fn put_answered(
+    app: &App,
+    tx: &mut Write,
+    enrollment_id: EnrollmentId,
+    request_type: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let command_id = CommandId::new(now, &*app.random);
+    let command = NewCommand {
+        id: command_id,
+        verb: "apple",
+        request_type,
+        payload_sealed: &[0; 200],
+        fills: "[]",
+        summary: "{}",
+        resend: Resend::Freely,
+        destruction: None,
+        priority: 0,
+        internal: true,
+        target_count: 1,
+        fleet_number: None,
+        created_by: "muster",
+        expires_at: None,
+    };
+    tx.insert_command(&command, now).await?;
+    let delivery = Delivery {
+        enrollment_id,
+        command_id,
+        generation: 1,
+        state: DeliveryState::Acknowledged,
+        priority: 0,
+        resend: Resend::Freely,
+        connection: 1,
+        attempts: 1,
+        revision: 3,
+        queued_at: now,
+        sent_at: Some(now),
+        answered_at: Some(now),
+        updated_at: now,
+        expires_at: None,
+        error: None,
+        report_id: None,
+    };
+    tx.insert_delivery(&delivery).await?;
     Ok(())
 }
 

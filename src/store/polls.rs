@@ -9,9 +9,10 @@
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::AssertSqlSafe;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::connect::Connection;
 use super::{Read, Store, StoreError};
@@ -25,7 +26,7 @@ const AT_ONCE: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one idle poll needs to know.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Poll {
     /// The enrollment.
     pub id: EnrollmentId,
@@ -157,59 +158,123 @@ impl Drop for AtWork {
 }
 
 impl Read {
-    /// Answers at most [`LARGEST`] questions, in their order, by one statement.
+    /// Answers at most 2 to the power of [`LARGEST`] questions, in their order, by one statement.
     async fn polls(&mut self, questions: &[Question]) -> Result<Vec<Option<Poll>>, StoreError> {
         let size = questions.len().next_power_of_two();
-        let sql = STATEMENTS
-            .get(size.trailing_zeros() as usize)
-            .map(|sql| AssertSqlSafe(Arc::clone(sql)))
-            .ok_or_else(|| StoreError::Broken(format!("{size} polls at once")))?;
-        /// The number of the question before its answer.
-        type Answer = (i64, EnrollmentId, String, bool, bool, bool);
+        let power = size.trailing_zeros() as usize;
         macro_rules! ask {
-            ($connection:expr) => {{
-                let mut query = sqlx::query_as::<_, Answer>(sql);
+            ($connection:expr, $statements:expr) => {{
+                let sql = $statements.get(power).map(|sql| AssertSqlSafe(Arc::clone(sql)));
+                let sql = sql.ok_or_else(|| StoreError::Broken(format!("{size} polls at once")))?;
+                let mut query = sqlx::query_scalar::<_, Option<String>>(sql);
                 for place in 0..size {
                     let question = questions.get(place);
                     query = query.bind(question.map(|q| q.apple_id.as_str())).bind(question.map(|q| q.certificate));
                 }
-                query.fetch_all($connection).await
+                query.fetch_one($connection).await
             }};
         }
-        let rows = match self.connection() {
-            Connection::Sqlite(connection) => ask!(connection),
-            Connection::Postgres(connection) => ask!(connection),
+        let text = match self.connection() {
+            Connection::Sqlite(connection) => ask!(connection, SQLITE_STATEMENTS),
+            Connection::Postgres(connection) => ask!(connection, POSTGRES_STATEMENTS),
         }?;
         let mut answers = vec![None; questions.len()];
-        for (place, id, state, pinned, revoked, has_work) in rows {
-            if let Some(answer) = usize::try_from(place).ok().and_then(|place| answers.get_mut(place)) {
-                *answer = Some(Poll { id, state, pinned, revoked, has_work });
+        for answer in text.iter().flat_map(|text| text.split(',')) {
+            let (place, poll) =
+                read_answer(answer).ok_or_else(|| StoreError::Broken(format!("a poll's answer: {answer}")))?;
+            if let Some(answer) = answers.get_mut(place) {
+                *answer = Some(poll);
             }
         }
         Ok(answers)
     }
 }
 
+/// The number of a question, and the words that [`statement`] makes of its answer.
+fn read_answer(text: &str) -> Option<(usize, Poll)> {
+    let mut words = text.split(' ');
+    let mut word = || words.next();
+    let (place, id, state) = (word()?.parse().ok()?, Uuid::try_parse(word()?).ok()?, word()?.to_owned());
+    let mut flag = || word().map(|word| word == "1");
+    let poll = Poll { id: EnrollmentId(id), state, pinned: flag()?, revoked: flag()?, has_work: flag()? };
+    Some((place, poll))
+}
+
 /// The statements for 1, 2, 4 … questions: few texts, so that each is prepared once for a connection. Places that are
 /// not needed hold NULL, which finds nothing.
-static STATEMENTS: LazyLock<Vec<Arc<str>>> =
-    LazyLock::new(|| (0..=LARGEST).map(|power| statement(1 << power)).collect());
+type Statements = LazyLock<Vec<Arc<str>>>;
 
-/// `CROSS JOIN` tells SQLite to begin with the questions and to look up each; to PostgreSQL it is a plain join. The least
-/// priority, where any would do, leads SQLite to the index of open deliveries: `EXISTS` reads the device's history.
-fn statement(size: usize) -> Arc<str> {
+static SQLITE_STATEMENTS: Statements = LazyLock::new(|| statements("hex(e.id)"));
+static POSTGRES_STATEMENTS: Statements = LazyLock::new(|| statements("CAST(e.id AS TEXT)"));
+
+fn statements(id: &str) -> Vec<Arc<str>> {
+    (0..=LARGEST).map(|power| statement(1 << power, id)).collect()
+}
+
+/// All answers are one text: on SQLite each row would wake the task that waits for it. `id` is how the database writes
+/// an enrollment's.
+///
+/// `CROSS JOIN` tells SQLite to begin with the questions and to look up each; to PostgreSQL it is a plain join. SQLite
+/// takes the index of open deliveries for the least priority, where `EXISTS` would read the device's history; and that of
+/// the commands for all only when told that it holds all that count.
+fn statement(size: usize, id: &str) -> Arc<str> {
     let places: Vec<_> = (0..size).map(|n| format!("(CAST({n} AS BIGINT), ${}, ${})", 2 * n + 1, 2 * n + 2)).collect();
+    let flag = |condition: &str| format!("CASE WHEN {condition} THEN '1' ELSE '0' END");
+    let open = "(SELECT MIN(d.priority) FROM deliveries d
+                  WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now')) IS NOT NULL";
+    let for_all = "(SELECT MAX(c.fleet_number) FROM commands c WHERE c.fleet_number IS NOT NULL) > e.fleet_cursor";
     format!(
-        "WITH asked (place, apple_id, sha256) AS (VALUES {})
-         SELECT a.place, e.id, e.state, (i.sha256 IS NOT NULL), (i.revoked_at IS NOT NULL),
-                ((SELECT MIN(d.priority) FROM deliveries d
-                   WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now')) IS NOT NULL
-                 OR COALESCE((SELECT MAX(c.fleet_number) FROM commands c) > e.fleet_cursor, FALSE))
+        "WITH asked (place, apple_id, sha256) AS (VALUES {places})
+         SELECT string_agg(CAST(a.place AS TEXT) || ' ' || {id} || ' ' || e.state || ' ' || {pinned} || ' ' || {revoked}
+                           || ' ' || {has_work}, ',')
            FROM asked a
           CROSS JOIN enrollments e
            LEFT JOIN identities i ON i.enrollment_id = COALESCE(e.parent_id, e.id) AND i.sha256 = a.sha256
           WHERE e.apple_id = a.apple_id",
-        places.join(", ")
+        places = places.join(", "),
+        pinned = flag("i.sha256 IS NOT NULL"),
+        revoked = flag("i.revoked_at IS NOT NULL"),
+        has_work = flag(&format!("{open} OR {for_all}")),
     )
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_sqlite_reads_for_a_poll_does_not_grow_with_history() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", directory.path().join("x.db").display());
+        let options = crate::store::Options { url, direct_url: None, max_connections: 2 };
+        let store = Store::connect(options, true).await.unwrap();
+        store.migrate().await.unwrap();
+        let mut read = store.begin_read().await.unwrap();
+        let Connection::Sqlite(connection) = read.connection() else { panic!("SQLite") };
+        let sql = format!("EXPLAIN QUERY PLAN {}", SQLITE_STATEMENTS[2]);
+        let plan: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut *connection).await.unwrap();
+        let plan: Vec<_> = plan.into_iter().map(|(_, _, _, step)| step).collect();
+        let scans: Vec<_> = plan.iter().filter(|step| step.starts_with("SCAN")).collect();
+        assert_eq!(scans, ["SCAN 4 CONSTANT ROWS", "SCAN a"], "{plan:#?}");
+        for index in ["deliveries_open", "commands_for_all", "sqlite_autoindex_enrollments", "PRIMARY KEY"] {
+            let uses = plan.iter().any(|step| step.starts_with("SEARCH") && step.contains(index));
+            assert!(uses, "{index} is not used: {plan:#?}");
+        }
+        drop(read);
+        store.close().await;
+    }
+
+    #[test]
+    fn an_answer_is_read_as_either_database_writes_it() {
+        let id = EnrollmentId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_00ab));
+        let poll = Poll { id, state: "enabled".to_owned(), pinned: true, revoked: false, has_work: true };
+        for written in ["019000000000700080000000000000AB", "01900000-0000-7000-8000-0000000000ab"] {
+            assert_eq!(read_answer(&format!("7 {written} enabled 1 0 1")), Some((7, poll.clone())));
+        }
+        for wrong in ["", "7", "x 01900000-0000-7000-8000-0000000000ab enabled 1 0 1", "7 nobody enabled 1 0 1"] {
+            assert_eq!(read_answer(wrong), None, "{wrong}");
+        }
+    }
 }

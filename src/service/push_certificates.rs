@@ -30,6 +30,9 @@ const BATCH: i64 = 500;
 pub struct WakeTopic {
     /// The topic that has a certificate now.
     pub topic: String,
+    /// The last device that the job has come to; none at its beginning.
+    #[serde(default)]
+    pub after: Option<EnrollmentId>,
 }
 
 /// A push certificate that is kept here.

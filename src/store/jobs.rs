@@ -75,6 +75,26 @@ impl Write {
         Ok(Some(JobRow { attempts: job.attempts + 1, leased_until: Some(until), ..job }))
     }
 
+    /// Goes on with a job: the lease now ends at `until`, and `payload` says from where the next to lease it would go on.
+    /// Where it was asked for again while it ran, the payload stays that of the asking. False: the lease ran out and
+    /// another has the job by now; nothing was changed.
+    pub async fn extend_job(&mut self, job: &mut JobRow, payload: &str, until: Timestamp) -> Result<bool, StoreError> {
+        let changed = run!(
+            self,
+            "UPDATE jobs SET leased_until = $4, payload = CASE WHEN revision = $2 THEN $5 ELSE payload END
+              WHERE id = $1 AND leased_until = $3",
+            job.id,
+            job.revision,
+            job.leased_until,
+            until,
+            payload
+        )?;
+        if changed == 1 {
+            job.leased_until = Some(until);
+        }
+        Ok(changed == 1)
+    }
+
     /// The job is done, and gone, unless it was asked for again while it ran: then it runs again. Nothing is changed where
     /// the lease ran out and another has the job by now.
     pub async fn finish_job(&mut self, job: &JobRow) -> Result<(), StoreError> {

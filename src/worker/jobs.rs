@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{CommandId, EnrollmentId};
 use crate::service::{App, Error, commands, push_certificates};
 use crate::store::JobRow;
 
-/// How long one step of a job may take before another process may take it over.
+/// How long one batch of a job may take before another process may take it over: with each the lease begins anew.
 const LEASE: Duration = Duration::from_secs(300);
 /// The first pause after a failure; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -33,35 +34,67 @@ pub async fn run_due_jobs(app: &App) -> Result<usize, Error> {
         let mut tx = app.store.begin_write().await?;
         let job = tx.lease_job(now, now.plus(LEASE)).await?;
         tx.commit().await?;
-        let Some(job) = job else { return Ok(done) };
-        let outcome = run(app, &job).await;
-        settle(app, &job, outcome).await?;
+        let Some(mut job) = job else { return Ok(done) };
+        match run(app, &mut job).await {
+            Ok(Ended::Lost) => tracing::warn!(job = %job.id, kind = job.kind, "another process took a job over"),
+            Ok(Ended::Done) => settle(app, &job, Ok(())).await?,
+            Err(error) => settle(app, &job, Err(error)).await?,
+        }
     }
     Ok(ROUND)
 }
 
-async fn run(app: &App, job: &JobRow) -> Result<(), Error> {
+/// How the work on a job ended.
+enum Ended {
+    /// All of it is done.
+    Done,
+    /// The lease ran out, and another goes on with it.
+    Lost,
+}
+
+async fn run(app: &App, job: &mut JobRow) -> Result<Ended, Error> {
+    let nobody = EnrollmentId(uuid::Uuid::nil());
     match job.kind.as_str() {
         "materialize" => {
-            let task: Materialize = serde_json::from_str(&job.payload)
-                .map_err(|e| Error::Internal(format!("the payload of job {}: {e}", job.id)))?;
-            let mut after = EnrollmentId(uuid::Uuid::nil());
+            let task: Materialize = payload(job)?;
+            let mut after = nobody;
             while let Some(last) = commands::materialize_batch(app, task.command, after, task.push).await? {
                 after = last;
+                // Whoever takes it over finds no device twice: the cursor of each says what it was given.
+                if !go_on(app, job, &task).await? {
+                    return Ok(Ended::Lost);
+                }
             }
-            Ok(())
+            Ok(Ended::Done)
         }
         push_certificates::WAKE_TOPIC => {
-            let task: push_certificates::WakeTopic = serde_json::from_str(&job.payload)
-                .map_err(|e| Error::Internal(format!("the payload of job {}: {e}", job.id)))?;
-            let mut after = EnrollmentId(uuid::Uuid::nil());
-            while let Some(last) = push_certificates::wake_batch(app, &task.topic, after).await? {
-                after = last;
+            let mut task: push_certificates::WakeTopic = payload(job)?;
+            while let Some(last) = push_certificates::wake_batch(app, &task.topic, task.after.unwrap_or(nobody)).await?
+            {
+                task.after = Some(last);
+                if !go_on(app, job, &task).await? {
+                    return Ok(Ended::Lost);
+                }
             }
-            Ok(())
+            Ok(Ended::Done)
         }
         other => Err(Error::Internal(format!("there is no job {other:?} in this version"))),
     }
+}
+
+fn payload<T: DeserializeOwned>(job: &JobRow) -> Result<T, Error> {
+    serde_json::from_str(&job.payload).map_err(|e| Error::Internal(format!("the payload of job {}: {e}", job.id)))
+}
+
+/// Between two batches of a job: keeps how far it is, and the lease. False: another has the job by now.
+async fn go_on(app: &App, job: &mut JobRow, task: &impl Serialize) -> Result<bool, Error> {
+    let payload =
+        serde_json::to_string(task).map_err(|e| Error::Internal(format!("the payload of job {}: {e}", job.id)))?;
+    let until = app.clock.now().plus(LEASE);
+    let mut tx = app.store.begin_write().await?;
+    let is_held = tx.extend_job(job, &payload, until).await?;
+    tx.commit().await?;
+    Ok(is_held)
 }
 
 async fn settle(app: &App, job: &JobRow, outcome: Result<(), Error>) -> Result<(), Error> {

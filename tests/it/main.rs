@@ -55,6 +55,7 @@ mod store_wakes;
 mod story_commands;
 mod story_enrollment;
 mod story_identity;
+mod story_jobs;
 mod story_profiles;
 mod story_simulator;
 mod story_terms;

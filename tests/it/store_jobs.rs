@@ -157,6 +157,33 @@ both_databases! {
         assert_eq!(db.read().await.count_jobs().await.unwrap(), (0, 0));
     }
 
+    async fn a_job_that_goes_on_keeps_its_lease_and_how_far_it_is(db: TestDb) {
+        add(&db, "sweep", Some("sweep"), db.now()).await;
+        let extend = async |job: &mut JobRow, payload: &str| {
+            let mut tx = db.write().await;
+            let is_held = tx.extend_job(job, payload, db.now().plus(MINUTE)).await.unwrap();
+            tx.commit().await.unwrap();
+            is_held
+        };
+        let mut slow = lease(&db, &db.store).await.unwrap();
+        for _ in 0..3 {
+            db.clock.advance(MINUTE);
+            assert!(extend(&mut slow, "half").await);
+            assert!(lease(&db, &db.store).await.is_none());
+        }
+        db.clock.advance(2 * MINUTE);
+        let mut other = lease(&db, &db.store).await.unwrap();
+        assert_eq!(other.payload, "half");
+        assert!(!extend(&mut slow, "more").await, "the other has it");
+        assert!(extend(&mut other, "almost").await);
+
+        // Asked for again, it begins again.
+        add(&db, "sweep", Some("sweep"), db.now()).await;
+        assert!(extend(&mut other, "all").await);
+        finish(&db, &other).await;
+        assert_eq!(lease(&db, &db.store).await.unwrap().payload, "{}");
+    }
+
     async fn workers_that_lease_at_once_never_share_a_job(db: TestDb) {
         for _ in 0..20 {
             add(&db, "sweep", None, db.now()).await;

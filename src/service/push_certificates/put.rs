@@ -59,7 +59,7 @@ pub async fn put(app: &App, actor: &Actor, new: NewCertificate) -> Result<Stored
     if let Some(request) = tx.push_request_by_key(certificate.identity.certificate.public_key_sha256).await? {
         tx.answer_push_request(request.id, now).await?;
     }
-    let task = serde_json::to_string(&WakeTopic { topic: topic.to_owned() })
+    let task = serde_json::to_string(&WakeTopic { topic: topic.to_owned(), after: None })
         .map_err(|e| Error::Internal(format!("the payload of a job: {e}")))?;
     tx.add_job(JobId::new(now, &*app.random), WAKE_TOPIC, &task, None, now, now).await?;
     let subject = Subject { kind: "push_certificate", id: topic };

@@ -154,17 +154,23 @@ impl Read {
         on!(self, fetch_all, query_as(SENT_OF_VERB, enrollment, verb, limit))
     }
 
-    /// How many deliveries of a command wait for an admin and could be handed over again: those of the present
-    /// generation of an enrollment that has not ended.
-    pub async fn count_redeliverable(&mut self, command: CommandId) -> Result<i64, StoreError> {
+    /// The deliveries of a command that wait for an admin and could be handed over again (those of the present
+    /// generation of an enrollment that has not ended), in the order of enrollments, each with its revision.
+    pub async fn redeliverable(
+        &mut self,
+        command: CommandId,
+        limit: i64,
+    ) -> Result<Vec<(EnrollmentId, i64)>, StoreError> {
         on!(
             self,
-            fetch_one,
-            query_scalar(
-                "SELECT COUNT(*) FROM deliveries d JOIN enrollments e ON e.id = d.enrollment_id
+            fetch_all,
+            query_as(
+                "SELECT d.enrollment_id, d.revision FROM deliveries d JOIN enrollments e ON e.id = d.enrollment_id
                   WHERE d.command_id = $1 AND d.state = 'unconfirmed' AND e.state = 'enabled'
-                    AND e.generation = d.generation",
-                command
+                    AND e.generation = d.generation
+                  ORDER BY d.enrollment_id LIMIT $2",
+                command,
+                limit
             )
         )
     }

@@ -1,11 +1,18 @@
 //! What becomes of commands: order, NotNow, lost reports, generations, all devices; over the device edge.
 
-use muster::model::{CommandId, DeliveryState};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use muster::model::{CommandId, DeliveryState, Randomness};
 use muster::service::commands::{self, PushNote, Targets};
 use muster::service::deliveries::wire_uuid;
-use muster::service::{Actor, Error};
+use muster::service::{Actor, App, Error, Parts};
 use plist::Value;
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::support::edge::{Edge, REPORT, xml};
 use crate::support::rows::{HOUR, MINUTE};
@@ -15,6 +22,38 @@ fn code(error: &Error) -> &'static str {
         Error::Conflict { code, .. } | Error::Invalid { code, .. } => code,
         Error::Denied(_) => "denied",
         _ => "other",
+    }
+}
+
+/// Randomness that has something happen when it is first asked, in a task beside: as far as that gets in half a second
+/// happens before, the rest after.
+struct Meanwhile {
+    random: Arc<dyn Randomness>,
+    what: Mutex<Option<BoxFuture<'static, ()>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Meanwhile {
+    fn new(random: Arc<dyn Randomness>, what: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { random, what: Mutex::new(Some(what.boxed())), task: Mutex::new(None) }
+    }
+
+    async fn ended(&self) {
+        let task = self.task.lock().unwrap().take();
+        task.expect("it has begun").await.unwrap();
+    }
+}
+
+impl Randomness for Meanwhile {
+    fn fill(&self, bytes: &mut [u8]) {
+        if let Some(what) = self.what.lock().unwrap().take() {
+            let (done, ended) = std::sync::mpsc::channel();
+            *self.task.lock().unwrap() = Some(tokio::spawn(what.map(move |()| {
+                let _ = done.send(());
+            })));
+            let _ = tokio::task::block_in_place(|| ended.recv_timeout(Duration::from_millis(500)));
+        }
+        self.random.fill(bytes);
     }
 }
 
@@ -198,6 +237,37 @@ both_databases! {
         assert_eq!(phone.delivery(lock).await.state, DeliveryState::Acknowledged);
         let nothing = commands::redeliver(&edge.t.app, &Actor::command_line(), lock, None).await.unwrap_err();
         assert_eq!(code(&nothing), "nothing_unconfirmed");
+    }
+
+    async fn a_redelivery_is_for_those_that_were_counted(edge: Edge) {
+        let (one, two) = (edge.enrolled("MAC-1").await, edge.enrolled("MAC-2").await);
+        let both = Targets::Devices(vec![one.device_id().await, two.device_id().await]);
+        let lock = json!({"type": "lock", "pin": "123456"});
+        let lock = edge.command_with(both, lock, |new| new.confirm = Some(2)).await.unwrap().id;
+        for mac in [&one, &two] {
+            assert!(mac.idle().await.is_some());
+        }
+        assert_eq!(one.idle().await, None);
+        // The other comes without a report while the redelivery is under way, and has been counted.
+        let meanwhile = two.clone();
+        let random = Arc::new(Meanwhile::new(edge.t.db.random.clone(), async move {
+            assert_eq!(meanwhile.idle().await, None);
+        }));
+        let app = App::new(Parts {
+            store: edge.t.db.store.clone(),
+            settings: edge.t.app.settings.clone(),
+            vault: edge.t.app.vault().clone(),
+            clock: edge.t.db.clock.clone(),
+            random: random.clone(),
+            pusher: edge.t.pusher.clone(),
+        });
+        assert_eq!(commands::redeliver(&app, &Actor::command_line(), lock, None).await.unwrap(), 1);
+        random.ended().await;
+        assert_eq!(one.states(lock).await, ["queued", "sent", "unconfirmed", "queued"]);
+        assert_eq!(two.states(lock).await, ["queued", "sent", "unconfirmed"], "nobody asked for another lock");
+        let refused = commands::redeliver(&edge.t.app, &Actor::command_line(), lock, Some(2)).await.unwrap_err();
+        assert_eq!(code(&refused), "confirmation_needed", "only one is left to count");
+        assert_eq!(commands::redeliver(&edge.t.app, &Actor::command_line(), lock, Some(1)).await.unwrap(), 1);
     }
 
     async fn a_late_report_settles_what_was_unconfirmed(edge: Edge) {

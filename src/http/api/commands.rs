@@ -313,7 +313,7 @@ pub(super) struct Redelivery {
 /// Deliver a command again
 ///
 /// To the devices that had it and did not report on it, where running it twice would hurt, so that the server does not
-/// do so by itself (deliveries that are `unconfirmed`).
+/// do so by itself (deliveries that are `unconfirmed`). At most 10,000 at once; ask again for the rest.
 #[utoipa::path(post, path = "/api/v1/commands/{id}/redeliver", tag = "Commands",
     params(("id" = CommandId, Path), RedeliverQuery), responses((status = 200, body = Redelivery)))]
 async fn redeliver_command(

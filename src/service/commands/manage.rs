@@ -8,7 +8,11 @@ use crate::model::{CommandId, DeliveryState, EnrollmentId, Timestamp, Transition
 use crate::store::Write;
 
 /// Deliveries that are changed in one transaction.
-const BATCH: i64 = 500;
+const BATCH: usize = 500;
+/// The same as a limit of what is read.
+const LIMIT: i64 = BATCH as i64;
+/// Most deliveries that one request hands over again; what is left takes another.
+const MAX_AGAIN: i64 = 10_000;
 
 /// What a cancellation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +49,9 @@ pub async fn cancel(app: &App, actor: &Actor, id: CommandId) -> Result<Cancelled
     Ok(Cancelled { cancelled, not_cancelled })
 }
 
-/// Delivers again what a device had and did not report on, where the server does not do so by itself. What destroys on
-/// more than one device needs the same confirmation as the first time.
+/// Delivers again what a device had and did not report on, where the server does not do so by itself; on at most 10,000
+/// devices at once. What destroys on more than one device needs the same confirmation as the first time. It is for those
+/// deliveries that were counted for it, and not for those that become unconfirmed while it goes on.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed, and `confirmation_needed`;
@@ -55,16 +60,23 @@ pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let command = tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
-    let unconfirmed = u64::try_from(tx.count_redeliverable(id).await?).unwrap_or(0);
-    if unconfirmed == 0 {
+    let counted = tx.redeliverable(id, MAX_AGAIN).await?;
+    if counted.is_empty() {
         return Err(nothing_unconfirmed());
     }
-    guard(actor, command.destruction.as_deref().and_then(destruction_of), unconfirmed, confirm)?;
+    guard(actor, command.destruction.as_deref().and_then(destruction_of), counted.len() as u64, confirm)?;
     let subject = Subject { kind: "command", id: &id.to_string() };
     app.audit(&mut tx, actor, "command.redelivered", subject, &json!({}), now).await?;
     tx.commit().await?;
-    let states = [DeliveryState::Unconfirmed, DeliveryState::Unconfirmed];
-    let again = each_in(app, id, states, Transition::Redeliver, now).await?;
+
+    let mut again = 0;
+    for batch in counted.chunks(BATCH) {
+        let mut tx = app.store.begin_write().await?;
+        for (enrollment, revision) in batch {
+            again += u64::from(one_again(app, &mut tx, id, *enrollment, *revision, now).await?);
+        }
+        tx.commit().await?;
+    }
     if again == 0 {
         return Err(nothing_unconfirmed());
     }
@@ -97,32 +109,47 @@ async fn each_in(
     let mut after = EnrollmentId(uuid::Uuid::nil());
     loop {
         let mut tx = app.store.begin_write().await?;
-        let batch = tx.deliveries_in(id, states, after, BATCH).await?;
+        let batch = tx.deliveries_in(id, states, after, LIMIT).await?;
         let Some(last) = batch.last() else { return Ok(changed) };
         after = last.enrollment_id;
         for found in &batch {
-            changed += u64::from(one(app, &mut tx, id, found.enrollment_id, transition, now).await?);
+            changed += u64::from(one(&mut tx, id, found.enrollment_id, transition, now).await?);
         }
         tx.commit().await?;
     }
 }
 
 async fn one(
-    app: &App,
     tx: &mut Write,
     id: CommandId,
     enrollment: EnrollmentId,
     transition: Transition,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    let Some(channel) = tx.enrollment_by_id_for_update(enrollment).await? else { return Ok(false) };
-    let Some(delivery) = tx.delivery(enrollment, id).await? else { return Ok(false) };
-    if transition == Transition::Redeliver && !(channel.is_enabled() && channel.generation == delivery.generation) {
-        // The device has left since, or enrolled anew: nothing of then is handed over any more.
+    if tx.enrollment_by_id_for_update(enrollment).await?.is_none() {
         return Ok(false);
     }
-    let done = apply(tx, &delivery, transition, now, None).await?;
-    if done && transition == Transition::Redeliver {
+    let Some(delivery) = tx.delivery(enrollment, id).await? else { return Ok(false) };
+    apply(tx, &delivery, transition, now, None).await
+}
+
+/// Hands one delivery over again, if it still is as it was counted.
+async fn one_again(
+    app: &App,
+    tx: &mut Write,
+    id: CommandId,
+    enrollment: EnrollmentId,
+    revision: i64,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let Some(channel) = tx.enrollment_by_id_for_update(enrollment).await? else { return Ok(false) };
+    let Some(delivery) = tx.delivery(enrollment, id).await? else { return Ok(false) };
+    if delivery.revision != revision || !channel.is_enabled() || channel.generation != delivery.generation {
+        // A report came, or the device has left, or enrolled anew: nothing of then is handed over any more.
+        return Ok(false);
+    }
+    let done = apply(tx, &delivery, Transition::Redeliver, now, None).await?;
+    if done {
         tx.request_wake(enrollment, now, now.plus(app.settings.push.sync_interval)).await?;
     }
     Ok(done)
@@ -143,7 +170,7 @@ pub async fn materialize_batch(
     let mut tx = app.store.begin_write().await?;
     let Some(command) = tx.command(id).await? else { return Ok(None) };
     let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
-    let batch = tx.enrollments_before_fleet_number(number, after, BATCH).await?;
+    let batch = tx.enrollments_before_fleet_number(number, after, LIMIT).await?;
     for enrollment in &batch {
         let Some(locked) = tx.enrollment_by_id_for_update(*enrollment).await? else { continue };
         if materialize(&mut tx, &locked, now).await? > 0 && push {
@@ -167,11 +194,11 @@ pub async fn materialize_batch(
 pub async fn expire_deliveries(app: &App) -> Result<u64, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    let mut due = tx.expired_deliveries(now, BATCH).await?;
+    let mut due = tx.expired_deliveries(now, LIMIT).await?;
     due.sort_by_key(|delivery| delivery.enrollment_id);
     let mut expired = 0;
     for found in due {
-        expired += u64::from(one(app, &mut tx, found.command_id, found.enrollment_id, Transition::Expire, now).await?);
+        expired += u64::from(one(&mut tx, found.command_id, found.enrollment_id, Transition::Expire, now).await?);
     }
     tx.commit().await?;
     Ok(expired)

@@ -105,12 +105,30 @@ pub async fn send_due(app: &App) -> Result<Round, Error> {
     let now = app.clock.now();
     let mut ordered: Vec<_> = finished.into_iter().flatten().collect();
     ordered.sort_by_key(|(wake, _)| wake.enrollment_id);
+    invalidate_tokens(app, &ordered).await?;
     let mut tx = app.store.begin_write().await?;
     for (wake, done) in &ordered {
         finish(&mut tx, wake, done, now).await?;
     }
     tx.commit().await?;
     Ok(Round { results: ordered.iter().map(|(_, done)| done.result).collect() })
+}
+
+/// Forgets the tokens that APNs no longer knows. In a transaction of its own, before any wake-up is held: all others
+/// lock enrollments first and wake-ups then, so that the two together could wait for each other in a ring. A crash in
+/// between leaves a wake-up that finds no token.
+async fn invalidate_tokens(app: &App, ordered: &[(DueWake, Finished)]) -> Result<(), Error> {
+    let invalid: Vec<_> =
+        ordered.iter().filter_map(|(wake, done)| Some((wake.enrollment_id, done.invalid_at?))).collect();
+    if invalid.is_empty() {
+        return Ok(());
+    }
+    let mut tx = app.store.begin_write().await?;
+    for (id, at) in invalid {
+        tx.invalidate_push_token(id, at).await?;
+    }
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn finish(tx: &mut crate::store::Write, wake: &DueWake, done: &Finished, now: Timestamp) -> Result<(), Error> {
@@ -120,9 +138,6 @@ async fn finish(tx: &mut crate::store::Write, wake: &DueWake, done: &Finished, n
         apns_id: done.apns_id.as_deref(),
         retry_at: done.retry_at,
     };
-    if let Some(at) = done.invalid_at {
-        tx.invalidate_push_token(wake.enrollment_id, at).await?;
-    }
     if !tx.finish_wake(wake, &result, now).await? {
         tracing::warn!(enrollment = %wake.enrollment_id, result = done.result, "a push ended after its lease");
     }

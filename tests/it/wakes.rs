@@ -1,18 +1,23 @@
 //! What the answers of the push service do to a wake-up, and when it is tried again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use muster::model::{Role, Secret};
 use muster::pki::PrivateKey;
 use muster::pki::authority::make_tls_root;
 use muster::pki::push::issue_fake;
-use muster::remote::apns::PushOutcome;
+use muster::remote::apns::{ApnsIdentity, Push, PushOutcome, Pusher};
 use muster::service::push_certificates::{NewCertificate, put};
 use muster::service::wakes::send_due;
-use muster::store::WakeRow;
+use muster::service::{App, Parts};
+use muster::store::{PushFacts, WakeRow};
+use tokio::sync::Barrier;
 
 use crate::support::app::{TestApp, actor};
-use crate::support::rows::{DAY, HOUR, MINUTE, Phone, TOPIC};
+use crate::support::rows::{DAY, HOUR, MINUTE, Phone, TOPIC, push};
 
 /// A phone that should be woken, on a server with a push certificate.
 async fn waiting(t: &TestApp) -> Phone {
@@ -44,7 +49,67 @@ fn gone(t: &TestApp, before: Duration) -> PushOutcome {
     PushOutcome::Refused { status: 410, reason: "Unregistered".to_owned(), at: Some(t.now().minus(before)) }
 }
 
+/// Answers, when the story has come to both barriers, that the token `gone` is.
+struct SlowPusher {
+    pushing: Barrier,
+    answered: Barrier,
+}
+
+impl Pusher for SlowPusher {
+    fn push<'a>(&'a self, _: &'a ApnsIdentity, push: &'a Push) -> BoxFuture<'a, PushOutcome> {
+        async move {
+            if push.token != b"gone" {
+                return PushOutcome::Accepted { apns_id: None };
+            }
+            self.pushing.wait().await;
+            self.answered.wait().await;
+            PushOutcome::Refused { status: 410, reason: "Unregistered".to_owned(), at: None }
+        }
+        .boxed()
+    }
+}
+
 both_databases! {
+    /// As a command for both is accepted: it holds their enrollments, and asks for their wake-ups then.
+    async fn an_invalid_token_and_a_command_do_not_wait_for_each_other(t: TestApp) {
+        let first = waiting(&t).await;
+        t.db.clock.advance(MINUTE);
+        let second = Phone::enrolled(&t.db, "B").await;
+        let mut tx = t.db.write().await;
+        tx.set_push(second.id, &PushFacts { token: b"gone", ..push(TOPIC) }, t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        wake(&t, &second).await;
+        t.db.clock.advance(MINUTE);
+        assert!(first.id < second.id);
+
+        let pusher = Arc::new(SlowPusher { pushing: Barrier::new(2), answered: Barrier::new(2) });
+        let app = App::new(Parts {
+            store: t.db.store.clone(),
+            settings: t.app.settings.clone(),
+            vault: t.app.vault().clone(),
+            clock: t.db.clock.clone(),
+            random: t.db.random.clone(),
+            pusher: pusher.clone(),
+        });
+        let sending = tokio::spawn(async move { send_due(&app).await });
+        pusher.pushing.wait().await;
+        let mut tx = t.db.write().await;
+        for phone in [&first, &second] {
+            tx.enrollment_by_id_for_update(phone.id).await.unwrap().unwrap();
+        }
+        pusher.answered.wait().await;
+        // Time for the answers to be written, as far as they can.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for phone in [&first, &second] {
+            tx.request_wake(phone.id, t.now(), t.now().plus(HOUR)).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let mut results = sending.await.unwrap().unwrap().results;
+        results.sort_unstable();
+        assert_eq!(results, ["accepted", "token_invalid"]);
+        assert!(second.row(&t.db).await.push_token.is_none());
+    }
+
     async fn an_accepted_push_ends_the_wake_up(t: TestApp) {
         let phone = waiting(&t).await;
         t.pusher.answer(PushOutcome::Accepted { apns_id: Some("6f1c".to_owned()) });

@@ -12,10 +12,12 @@ use crate::model::{ProfileId, Secret, Sha256, Timestamp};
 use crate::pki;
 use crate::protocol::profile::{Mobileconfig, Scope, is_signed};
 use crate::protocol::wire::Limits;
-use crate::store::{ProfileFacts, ProfileFilter, ProfileRow, Write};
+use crate::store::{ProfileFacts, ProfileFilter, ProfileRow, Read, Write};
 
 /// Largest profile that is kept, signed or not, in bytes.
 pub const MAX_PROFILE_BYTES: usize = Limits::PROFILE.bytes;
+/// The payload that makes a profile an enrollment profile.
+const MDM: &str = "com.apple.mdm";
 
 /// Keeps a new profile: XML or binary, signed or not.
 ///
@@ -196,7 +198,11 @@ pub(super) fn read(file: &[u8]) -> Result<Upload, Refused> {
 /// The identifiers of the enrollment profiles that this server makes now or has handed out: what else has one of them
 /// would, installed, be in the way of a device's own enrollment, and, removed, end it.
 pub(super) async fn taken(app: &App) -> Result<Vec<String>, Error> {
-    let mut taken = app.store.begin_read().await?.enrollment_profile_identifiers().await?;
+    taken_by(app, &mut app.store.begin_read().await?).await
+}
+
+async fn taken_by(app: &App, read: &mut Read) -> Result<Vec<String>, Error> {
+    let mut taken = read.enrollment_profile_identifiers().await?;
     taken.push(app.settings.enrollment.profile_identifier.clone());
     Ok(taken)
 }
@@ -204,16 +210,42 @@ pub(super) async fn taken(app: &App) -> Result<Vec<String>, Error> {
 /// As [`read`], and refuses what has one of the identifiers that are [`taken`].
 pub(super) fn check(taken: &[String], file: &[u8]) -> Result<Upload, Refused> {
     let read = read(file)?;
-    let identifier = read.profile.identifier.trim();
-    if taken.iter().any(|taken| taken.trim().eq_ignore_ascii_case(identifier)) {
-        let detail =
-            "is that of the enrollment profile, now or once (setting enrollment.profile_identifier)".to_owned();
+    if is_taken(taken, &read.profile.identifier) {
         return Err(Refused {
             detail: "the identifier is taken by the server".to_owned(),
-            faults: vec![fault("/PayloadIdentifier", detail)],
+            faults: vec![fault("/PayloadIdentifier", TAKEN.to_owned())],
         });
     }
     Ok(read)
+}
+
+/// What is wrong with an identifier that is taken.
+const TAKEN: &str = "is that of the enrollment profile, now or once (setting enrollment.profile_identifier)";
+
+fn is_taken(taken: &[String], identifier: &str) -> bool {
+    taken.iter().any(|taken| taken.trim().eq_ignore_ascii_case(identifier.trim()))
+}
+
+/// What is wrong with installing a profile that is kept, if anything: its identifier was free when it was uploaded, and
+/// may have become that of the enrollment profile since.
+pub(super) async fn kept_fault(app: &App, tx: &mut Write, id: ProfileId) -> Result<Option<String>, Error> {
+    let facts = tx.profile_facts(id).await?.ok_or_else(|| not_found(id))?;
+    let taken = taken_by(app, tx).await?;
+    Ok(is_taken(&taken, &facts.identifier)
+        .then(|| format!("the identifier of the profile, {:?}, {TAKEN}", facts.identifier)))
+}
+
+/// As [`read`], and refuses what brings no management. An encrypted profile cannot be judged, and is taken.
+pub(super) fn check_enrolls(file: &[u8]) -> Result<Upload, Refused> {
+    let read = read(file)?;
+    if read.profile.encrypted || read.profile.payload_types().contains(&MDM) {
+        return Ok(read);
+    }
+    let detail = format!("has no payload {MDM}: the device would come back without management");
+    Err(Refused {
+        detail: "the profile is no enrollment profile".to_owned(),
+        faults: vec![fault("/PayloadContent", detail)],
+    })
 }
 
 impl Upload {

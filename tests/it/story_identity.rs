@@ -135,7 +135,7 @@ both_databases! {
 
     async fn apples_own_erase_command_brings_the_profile_too(s: Story) {
         let (phone, _) = s.enrolled("PHONE-1").await;
-        let own = crate::profiles::profile("org.example.enrollment", "Enrollment");
+        let own = crate::story_profiles::with_payload("org.example.enrollment", "com.apple.mdm");
         let data = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &own);
         let table = [
             (json!({"Enabled": true}), true),

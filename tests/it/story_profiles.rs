@@ -2,11 +2,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use muster::model::Role;
 use muster::service::Error;
+use muster::service::profiles::create;
 use serde_json::{Value, json};
 
 use crate::profiles::{profile, signed};
+use crate::support::app::actor;
 use crate::support::edge::{Edge, Phone};
+use crate::support::rows::terms;
 
 /// The faults of a command that is refused, `place: what` each.
 async fn faults(phone: &Phone, command: Value) -> Vec<String> {
@@ -17,6 +21,16 @@ async fn faults(phone: &Phone, command: Value) -> Vec<String> {
         }
         other => panic!("{command}: {other:?}"),
     }
+}
+
+/// A profile with one payload of this type.
+pub fn with_payload(identifier: &str, payload: &str) -> Vec<u8> {
+    let content = format!(
+        "<array><dict><key>PayloadType</key><string>{payload}</string><key>PayloadVersion</key><integer>1</integer>\
+         <key>PayloadIdentifier</key><string>{identifier}.1</string>\
+         <key>PayloadUUID</key><string>5D9A2F3E-0000-4000-8000-000000000002</string></dict></array>"
+    );
+    String::from_utf8(profile(identifier, "One")).unwrap().replace("<array/>", &content).into_bytes()
 }
 
 /// The ways by which a profile can be asked to be installed, and the place of it in each.
@@ -81,5 +95,56 @@ both_databases! {
         let back = json!({"ReturnToService": {"Enabled": true, "MDMProfileData": {"$data": STANDARD.encode("hello")}}});
         let faults = faults(&phone, json!({"type": "apple", "request_type": "EraseDevice", "payload": back})).await;
         assert!(faults[0].starts_with("/command/payload/ReturnToService/MDMProfileData: "), "{faults:?}");
+    }
+
+    async fn a_device_comes_back_under_management_or_is_not_wiped(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let wipe = |bytes: &[u8]| {
+            let back = json!({"Enabled": true, "MDMProfileData": {"$data": STANDARD.encode(bytes)}});
+            json!({"type": "apple", "request_type": "EraseDevice", "payload": {"ReturnToService": back}})
+        };
+        let wifi = with_payload("org.example.wifi", "com.apple.wifi.managed");
+        for bytes in [wifi.clone(), signed(&edge.t, &wifi), profile("org.example.empty", "Empty")] {
+            let faults = faults(&phone, wipe(&bytes)).await;
+            let expected = "/command/payload/ReturnToService/MDMProfileData: MDMProfileData: the profile at \
+                            /PayloadContent: has no payload com.apple.mdm";
+            assert!(faults.len() == 1 && faults[0].starts_with(expected), "{faults:?}");
+        }
+        let enrollment = with_payload("muster.enrollment", "com.apple.mdm");
+        let encrypted = String::from_utf8(profile("org.example.sealed", "Sealed")).unwrap();
+        let encrypted = encrypted.replace(
+            "<key>PayloadContent</key><array/>",
+            "<key>EncryptedPayloadContent</key><data>AAAA</data>",
+        );
+        for bytes in [enrollment.clone(), signed(&edge.t, &enrollment), encrypted.into_bytes()] {
+            phone.ask(wipe(&bytes)).await;
+            let offered = phone.idle().await.unwrap();
+            assert_eq!(offered.request_type, "EraseDevice");
+            assert!(phone.report_with("Error", Some(&offered.uuid), &[]).await.is_none());
+        }
+    }
+
+    async fn a_kept_profile_is_looked_at_again_when_it_is_installed(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let file = signed(&edge.t, &profile("Other.Enrollment", "Wi-Fi"));
+        let kept = create(&edge.t.app, &actor(Role::Admin), &file).await.unwrap().id;
+        let install = json!({"type": "install_profile", "profile_id": kept});
+        phone.ask(install.clone()).await;
+        assert_eq!(phone.finish_all().await, ["InstallProfile"]);
+        let tables = "[enrollment]\nprofile_identifier = \"other.enrollment\"\n";
+        let edge = edge.restarted("https://mdm.example.org", tables);
+        let phone = phone.on(&edge).await;
+        let expected = "/command/profile_id: the identifier of the profile, \"Other.Enrollment\", is that of the";
+        let refused = faults(&phone, install.clone()).await;
+        assert!(refused.len() == 1 && refused[0].starts_with(expected), "{refused:?}");
+
+        // Devices that enrolled by it keep it, whatever the settings say later.
+        let mut tx = edge.t.db.write().await;
+        tx.put_terms(&terms("other.enrollment"), edge.t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let edge = edge.restarted("https://mdm.example.org", "");
+        let phone = phone.on(&edge).await;
+        assert_eq!(faults(&phone, install).await, refused);
+        assert_eq!(phone.idle().await, None);
     }
 }

@@ -244,6 +244,10 @@ async fn fill_for_all(app: &App, tx: &mut Write, built: &Built) -> Result<(Dicti
             Fill::UnlockToken => left.push(AtDelivery::UnlockToken),
             Fill::ReturnToServiceProfile => left.push(AtDelivery::ReturnToServiceProfile),
             Fill::StoredProfile(id) => {
+                if let Some(detail) = profiles::kept_fault(app, tx, *id).await? {
+                    let fault = Fault { pointer: "/command/profile_id".to_owned(), detail };
+                    return Err(invalid("the command cannot be sent as it is", vec![fault]));
+                }
                 let bytes = profiles::for_install(app, tx, *id).await?;
                 payload.insert("Payload".to_owned(), Value::Data(bytes));
             }

@@ -21,7 +21,7 @@ pub(super) async fn faults(
     let mut faults = Vec::new();
     let taken = if is("InstallProfile") || is("EraseDevice") { profiles::taken(app).await? } else { Vec::new() };
     if is("InstallProfile") {
-        // What the server keeps was looked at when it came, and is put in later.
+        // What the server keeps was looked at when it came, and is looked at again when it is put in.
         if built.fills.is_empty() {
             let at = place.of("/command/profile", "/Payload");
             data(&built.payload, "Payload", true, &at, &mut faults, |bytes| profiles::check(&taken, bytes));
@@ -31,9 +31,10 @@ pub(super) async fn faults(
     {
         let at = place.of("/command/return_to_service/wifi_profile", "/ReturnToService/WiFiProfileData");
         data(back, "WiFiProfileData", false, &at, &mut faults, |bytes| profiles::check(&taken, bytes));
-        // An enrollment profile, and so the one identifier that the others must not have.
+        // An enrollment profile: it may have the identifier that the others must not have, and has to bring management,
+        // or the device comes back without.
         let at = place.of("/command", "/ReturnToService/MDMProfileData");
-        data(back, "MDMProfileData", false, &at, &mut faults, profiles::read);
+        data(back, "MDMProfileData", false, &at, &mut faults, profiles::check_enrolls);
     }
     Ok(faults)
 }

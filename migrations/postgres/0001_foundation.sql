@@ -289,7 +289,7 @@ CREATE TABLE deliveries (
     state           TEXT    NOT NULL,
     priority        BIGINT  NOT NULL,
     resend          TEXT    NOT NULL,
-    -- The connection in which it was last offered.
+    -- The connection in which it was last offered, or could not be made ready.
     connection      BIGINT  NOT NULL,
     attempts        BIGINT  NOT NULL,
     -- Counts its transitions.

@@ -288,7 +288,7 @@ CREATE TABLE deliveries (
     state           TEXT    NOT NULL,
     priority        INTEGER NOT NULL,
     resend          TEXT    NOT NULL,
-    -- The connection in which it was last offered.
+    -- The connection in which it was last offered, or could not be made ready.
     connection      INTEGER NOT NULL,
     attempts        INTEGER NOT NULL,
     -- Counts its transitions.

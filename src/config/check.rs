@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::DatabaseUrl;
 use super::reader::Reader;
-use super::settings::{Admin, DeviceTls, Devices, Pages, Proxy, Settings};
+use super::settings::{Admin, DeviceTls, Devices, Pages, ProfileSigning, Proxy, Settings};
 use super::value::Size;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,6 +16,10 @@ pub(super) fn check(settings: &Settings, reader: &mut Reader) {
     ranges(settings, reader);
     devices(&settings.devices, &settings.proxy, reader);
     pages(settings, &settings.pages, reader);
+    if settings.profiles.signing == ProfileSigning::Tls && settings.devices.tls == DeviceTls::BehindProxy {
+        let problem = "\"tls\", though behind a proxy this server has no TLS certificate";
+        reader.fault("profiles.signing", &["devices.tls"], problem, "\"auto\" or \"own\"");
+    }
     admin(&settings.admin, &settings.proxy, reader);
     trusted(&settings.proxy, reader);
     listeners(settings, reader);

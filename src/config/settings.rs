@@ -237,8 +237,8 @@ words! {
 section! {
     /// The profiles that devices get.
     Profiles = "profiles" {
-        /// Which certificate signs them: `"tls"` (the device listener's), `"own"` (one under Muster's own root), or
-        /// `"auto"`: the TLS certificate where it is publicly trusted, else the own one.
+        /// Which certificate signs them: `"tls"` (the device listener's, so not behind a proxy), `"own"` (one under
+        /// Muster's own root), or `"auto"`: the TLS certificate where it is publicly trusted, else the own one.
         signing: ProfileSigning = Default("\"auto\""),
     }
 }

@@ -141,6 +141,10 @@ fn what_does_not_go_together_is_refused() {
         ("[database]\ndirect_url = \"postgres://db.example.org/muster\"", "database.direct_url"),
         ("[enrollment]\naccess_rights = 8192", "enrollment.access_rights"),
         ("[enrollment]\nprofile_identifier = \"with space\"", "enrollment.profile_identifier"),
+        (
+            "[devices]\ntls = \"behind_proxy\"\n[proxy]\ntrusted = [\"10.0.0.1\"]\n[profiles]\nsigning = \"tls\"",
+            "profiles.signing",
+        ),
         ("[organization]\nname = \" \"", "organization.name"),
         ("[scep]\ncertificate_lifetime = \"1h\"", "scep.certificate_lifetime"),
         ("[log]\nlevel = \"loud=very\"", "log.level"),
@@ -158,7 +162,7 @@ fn what_does_not_go_together_is_refused() {
 fn what_goes_together_is_accepted() {
     for settings in [
         "[devices]\ntls = \"behind_proxy\"\n[proxy]\ntrusted = [\"10.0.0.1\"]",
-        "[devices]\ntls = \"files\"\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"",
+        "[devices]\ntls = \"files\"\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"\n[profiles]\nsigning = \"tls\"",
         "[admin]\nlisten = \"0.0.0.0:8080\"\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"",
         "[pages]\npublic_url = \"https://enroll.example.org\"",
         "[pages]\npublic_url = \"https://mdm.example.org:8444\"\nlisten = \"0.0.0.0:8444\"",

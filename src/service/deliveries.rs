@@ -1,5 +1,5 @@
-//! What a device gets next, and what becomes of what it got. Every change of a delivery goes through [`step`], and so
-//! through the graph of [`DeliveryState::after`].
+//! What a device gets next, and what becomes of what it got. Every change of a delivery's state goes through [`step`],
+//! and so through the graph of [`DeliveryState::after`].
 //!
 //! A connection begins with Idle and ends with the empty answer, whatever sockets, proxies or server processes carry
 //! it. Its number stands in the enrollment, and in each delivery that of its last offer: so a delivery that was
@@ -23,6 +23,8 @@ const SILENCE: Duration = Duration::from_secs(10 * 60);
 const NOT_NOW: Duration = Duration::from_secs(10 * 60);
 /// Deliveries that are read at once; what changes many goes on until none is left.
 const BATCH: i64 = 50;
+/// What stands in the history of a delivery that could not be made ready. The reason is for the log alone.
+const NOT_READY: &str = "the server could not make it ready for the device and tries again; its log says why";
 
 /// Why all that is open for an enrollment ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,7 +253,8 @@ async fn pass_over(
     Ok(is_over && apply(tx, delivery, Transition::Expire, now, None).await?)
 }
 
-/// Hands one delivery over. None: it cannot be filled in for this device, and has failed.
+/// Hands one delivery over. None: it cannot be filled in for this device and has failed, or it waits for the next
+/// connection.
 async fn offer(
     app: &App,
     tx: &mut Write,
@@ -269,11 +272,7 @@ async fn offer(
         apply(tx, delivery, Transition::Void, now, Some("cancelled")).await?;
         return Ok(None);
     }
-    let plain = app.open(&payload_context(command.id), &command.payload_sealed)?;
-    let payload = protocol::wire::read(plain.expose(), protocol::wire::Limits::COMMAND)
-        .and_then(protocol::wire::dictionary)
-        .map_err(|e| Error::Internal(format!("the payload of command {}: {e}", command.id)))?;
-    let payload = match fill::apply(app, tx, enrollment, &command, payload, now).await {
+    let payload = match fill::apply(app, tx, enrollment, &command, now).await {
         Ok(payload) => payload,
         Err(fill::Failure::Missing(what)) => {
             let mut failed = step(delivery, Transition::Fail, now)
@@ -284,7 +283,11 @@ async fn offer(
             renewal::failed(tx, &command, enrollment.id, &what, now).await?;
             return Ok(None);
         }
-        Err(fill::Failure::Other(error)) => return Err(error),
+        Err(fill::Failure::Trouble(error)) => {
+            leave(tx, delivery, connection, &error, now).await?;
+            return Ok(None);
+        }
+        Err(fill::Failure::Store(error)) => return Err(error.into()),
     };
     let mut sent = step(delivery, Transition::Offer, now)
         .ok_or_else(|| Error::Internal(format!("a delivery that is {} was to be offered", delivery.state)))?;
@@ -294,6 +297,20 @@ async fn offer(
     let detail = (sent.attempts > 1).then(|| format!("attempt {}", sent.attempts));
     write(tx, &sent, detail.as_deref()).await?;
     Ok(Some(protocol::command::encode(&wire_uuid(command.id), &command.request_type, payload)))
+}
+
+/// Leaves a delivery as it is for this connection: it could not be made ready, which is no fault of the device's, and
+/// neither its report nor what else waits for it is to suffer. The history and the log tell it once, not in each
+/// connection.
+async fn leave(tx: &mut Write, delivery: &Delivery, connection: i64, why: &Error, now: Timestamp) -> Result<(), Error> {
+    if tx.delivery_detail(delivery).await?.as_deref() == Some(NOT_READY) {
+        tx.leave_delivery(delivery, connection).await?;
+        return Ok(());
+    }
+    let (command, enrollment) = (delivery.command_id, delivery.enrollment_id);
+    tracing::warn!(%command, %enrollment, "a command waits since it cannot be made ready for its device: {why}");
+    let left = Delivery { connection, revision: delivery.revision + 1, updated_at: now, ..delivery.clone() };
+    write(tx, &left, Some(NOT_READY)).await
 }
 
 /// A command's id as it stands on the wire.

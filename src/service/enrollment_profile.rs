@@ -88,9 +88,11 @@ async fn signed(
     lifetime: Duration,
     now: Timestamp,
 ) -> Result<Vec<u8>, Error> {
+    // All that may be missing first: then nothing is written for a profile that cannot be signed.
     let prepared = prepare(app, tx).await?;
+    let signer = signing::signer(app, tx).await?;
     let challenge = make_challenge(app, tx, bound_to, terms, lifetime, now).await?;
-    signing::sign(app, tx, &prepared.render(app, challenge, terms, topic)).await
+    signer.sign(&prepared.render(app, challenge, terms, topic), now)
 }
 
 /// Makes a challenge for one certificate, to stand in a profile with these terms: the enrollment that comes of it keeps

@@ -95,7 +95,8 @@ async fn work(
         .await?
         .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
     let command = if enrollment.is_enabled() {
-        let connection = if is_idle {
+        // A device that never said Idle begins with what it says first.
+        let connection = if is_idle || enrollment.connection == 0 {
             deliveries::begin_connection(&mut tx, &enrollment, now).await?
         } else {
             enrollment.connection

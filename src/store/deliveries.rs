@@ -73,7 +73,7 @@ macro_rules! delivery_list {
 // SQLite takes it is tested.
 
 pub(super) const OFFERABLE: &str = "SELECT * FROM deliveries
-      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND (state = 'queued' OR connection < $2)
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND connection < $2
       ORDER BY priority, queued_at, command_id LIMIT $3";
 
 /// The least priority, where any would do: with `EXISTS` SQLite takes the primary key and reads the whole history.
@@ -119,8 +119,8 @@ impl Read {
         )
     }
 
-    /// What may be offered to an enrollment in this connection (queued; sent or put off in an earlier one), in the
-    /// order of delivery.
+    /// What may be offered to an enrollment in this connection (neither sent, put off nor left waiting in it), in the
+    /// order of delivery. Connections count from 1.
     pub async fn offerable_deliveries(
         &mut self,
         enrollment: EnrollmentId,
@@ -208,6 +208,22 @@ impl Read {
                 limit
             )
         )
+    }
+
+    /// What was noted with the latest step of a delivery.
+    pub async fn delivery_detail(&mut self, delivery: &Delivery) -> Result<Option<String>, StoreError> {
+        let detail: Option<Option<String>> = on!(
+            self,
+            fetch_optional,
+            query_scalar(
+                "SELECT detail FROM delivery_transitions
+                  WHERE enrollment_id = $1 AND command_id = $2 AND revision = $3",
+                delivery.enrollment_id,
+                delivery.command_id,
+                delivery.revision
+            )
+        )?;
+        Ok(detail.flatten())
     }
 
     /// The history of a delivery.
@@ -354,6 +370,18 @@ impl Write {
             .await?;
         }
         Ok(changed == 1)
+    }
+
+    /// Leaves a delivery out of a connection, without a step.
+    pub async fn leave_delivery(&mut self, delivery: &Delivery, connection: i64) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE deliveries SET connection = $3 WHERE enrollment_id = $1 AND command_id = $2",
+            delivery.enrollment_id,
+            delivery.command_id,
+            connection
+        )
+        .map(drop)
     }
 
     async fn insert_transition(

@@ -164,10 +164,24 @@ both_databases! {
             step(&db, &mut made, state).await;
         }
         let mut read = db.read().await;
-        let now = read.offerable_deliveries(phone.id, 7, 100).await.unwrap();
-        assert_eq!(now.iter().map(|d| d.state).collect::<Vec<_>>(), [S::Queued]);
+        assert!(read.offerable_deliveries(phone.id, 7, 100).await.unwrap().is_empty());
         assert_eq!(read.offerable_deliveries(phone.id, 8, 100).await.unwrap().len(), 3);
         assert!(read.has_open_deliveries(phone.id).await.unwrap());
+    }
+
+    async fn a_delivery_is_left_out_of_a_connection_without_a_step(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        let made = phone.queue(&db, &command(&db, "ProfileList")).await;
+        let mut tx = db.write().await;
+        assert_eq!(tx.delivery_detail(&made).await.unwrap(), None);
+        tx.leave_delivery(&made, 7).await.unwrap();
+        let left = tx.delivery(phone.id, made.command_id).await.unwrap().unwrap();
+        assert_eq!((left.state, left.connection, left.revision), (made.state, 7, made.revision));
+        assert!(tx.offerable_deliveries(phone.id, 7, 10).await.unwrap().is_empty());
+        assert_eq!(tx.offerable_deliveries(phone.id, 8, 10).await.unwrap().len(), 1);
+        let noted = Delivery { revision: left.revision + 1, ..left };
+        assert!(tx.update_delivery(&noted, Some("why")).await.unwrap());
+        assert_eq!(tx.delivery_detail(&noted).await.unwrap().as_deref(), Some("why"));
     }
 
     async fn what_the_device_may_have_does_not_expire(db: TestDb) {

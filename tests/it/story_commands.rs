@@ -442,7 +442,9 @@ both_databases! {
             assert!(phone.idle().await.is_some());
             let mut tx = edge.t.db.write().await;
             let delivery = tx.delivery(phone.id().await, command).await.unwrap().unwrap();
-            let queued = muster::store::Delivery { state: DeliveryState::Queued, revision: delivery.revision + 1, ..delivery };
+            let revision = delivery.revision + 1;
+            let queued =
+                muster::store::Delivery { state: DeliveryState::Queued, revision, connection: 0, ..delivery };
             assert!(tx.update_delivery(&queued, Some("reset by the story")).await.unwrap());
             tx.commit().await.unwrap();
         }
@@ -547,6 +549,19 @@ both_databases! {
         let delivery = phone.delivery(command).await;
         assert_eq!(delivery.state, DeliveryState::Error);
         assert!(delivery.error.unwrap().contains("no unlock token"));
+    }
+
+    async fn a_command_that_cannot_be_read_holds_up_nothing_else(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let broken = phone.ask(json!({"type": "profiles"})).await;
+        edge.t.db.clock.advance(MINUTE);
+        let fine = phone.ask_apps().await;
+        // Sealed for another place, it opens nowhere else.
+        let other = "(SELECT o.payload_sealed FROM commands o WHERE o.verb = 'installed_apps')";
+        edge.t.db.execute(&format!("UPDATE commands SET payload_sealed = {other} WHERE verb = 'profiles'")).await;
+        assert_eq!(phone.finish_all().await, ["InstalledApplicationList"]);
+        assert_eq!(phone.delivery(fine).await.state, DeliveryState::Acknowledged);
+        assert_eq!(phone.states(broken).await, ["queued", "queued"]);
     }
 
     async fn a_full_disk_is_503_and_nothing_is_half_written(edge: Edge) {

@@ -194,6 +194,46 @@ both_databases! {
         assert_eq!(stranger.authenticate().await.status, 403);
     }
 
+    async fn a_profile_that_cannot_be_signed_takes_no_report_with_it(s: Story) {
+        let (phone, _) = s.enrolled("PHONE-1").await;
+        let db = &s.ready.db;
+        let first = phone.ask_apps().await;
+        let before = phone.idle().await.unwrap();
+        let wipe = phone.ask(json!({"type": "wipe", "return_to_service": {"enabled": true}})).await;
+        db.clock.advance(YEAR * 3 / 4);
+        assert_eq!(renew_identities(&s.ready.app).await.unwrap(), 1);
+        let last = phone.ask(json!({"type": "restart"})).await;
+
+        // Such as a key file that cannot be read any more.
+        db.execute("UPDATE server_certificates SET name = 'away' WHERE name = 'profile_signer'").await;
+        let next = phone.acknowledge(&before).await.unwrap();
+        assert_eq!(phone.states(first).await, ["queued", "sent", "acknowledged"], "the report is kept");
+        assert_eq!(next.request_type, "RestartDevice", "and the others are handed over");
+        assert_eq!(phone.acknowledge(&next).await, None);
+        assert_eq!(phone.states(last).await, ["queued", "sent", "acknowledged"]);
+        assert!(phone.wake_at().await.unwrap() > s.ready.now(), "the device is woken again, later");
+        let challenges = async || db.texts("SELECT name FROM challenges").await.len();
+        let count = challenges().await;
+        for _ in 0..3 {
+            assert_eq!(phone.idle().await, None);
+        }
+        assert_eq!(challenges().await, count, "no challenge is made for nobody");
+        let history = db.read().await.transitions(phone.id().await, wipe).await.unwrap();
+        assert_eq!(history.len(), 2, "it is told once: {history:?}");
+        assert!(history[1].detail.as_deref().unwrap().contains("could not make it ready"));
+
+        db.execute("UPDATE server_certificates SET name = 'profile_signer' WHERE name = 'away'").await;
+        let mut ready = Vec::new();
+        let mut next = phone.idle().await;
+        while let Some(command) = next {
+            ready.push(command.request_type.clone());
+            next = phone.not_now(&command).await;
+        }
+        ready.sort();
+        assert_eq!(ready, ["EraseDevice", "InstallProfile"]);
+        assert_eq!(phone.states(wipe).await, ["queued", "queued", "sent", "not_now"]);
+    }
+
     async fn a_removed_device_does_not_come_back_by_an_earlier_profile(s: Story) {
         let (phone, _) = s.enrolled("PHONE-1").await;
         let mut tx = s.ready.db.write().await;

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::check_in::escrow_context;
 use super::super::{App, Error, enrollment_profile};
+use super::payload_context;
 use crate::model::Timestamp;
+use crate::protocol::wire;
 use crate::store::{CommandRow, Enrollment, StoreError, Write};
 
 /// What is put in when a command is handed over. Kept with the command, as JSON.
@@ -29,31 +31,36 @@ pub fn to_json(fills: &[AtDelivery]) -> String {
 pub(super) enum Failure {
     /// The device lacks something: the delivery fails with this text.
     Missing(String),
-    /// Trouble of our own: nothing is changed, the device comes again.
-    Other(Error),
+    /// Trouble of our own with this one command, such as a profile that cannot be signed.
+    Trouble(Error),
+    /// The database is away.
+    Store(StoreError),
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Other(error)
+        Self::Trouble(error)
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Other(error.into())
+        Self::Store(error)
     }
 }
 
-/// The payload for this device.
+/// The payload of a command for this device.
 pub(super) async fn apply(
     app: &App,
     tx: &mut Write,
     enrollment: &Enrollment,
     command: &CommandRow,
-    mut payload: Dictionary,
     now: Timestamp,
 ) -> Result<Dictionary, Failure> {
+    let plain = app.open(&payload_context(command.id), &command.payload_sealed).map_err(Error::from)?;
+    let mut payload = wire::read(plain.expose(), wire::Limits::COMMAND)
+        .and_then(wire::dictionary)
+        .map_err(|e| Error::Internal(format!("the payload of command {}: {e}", command.id)))?;
     let fills: Vec<AtDelivery> = serde_json::from_str(&command.fills)
         .map_err(|e| Error::Internal(format!("the fills of command {}: {e}", command.id)))?;
     for fill in fills {

@@ -199,7 +199,10 @@ both_databases! {
             assert_eq!(list("?request_type=ShutDownDevice&created_by=olga").await, ["shut_down"]);
             assert!(list("?created_by=ada").await.is_empty());
             let all = ["device_information", "security_info", "restart", "shut_down", "restart"];
-            assert_eq!(list("?internal=true&sort=created_at").await, all);
+            let mut listed = list("?internal=true&sort=created_at").await;
+            // The server's own were made in one millisecond: the order of their ids is chance.
+            listed[..2].sort();
+            assert_eq!(listed, all);
         }
     }
 

@@ -57,7 +57,7 @@ pub(super) async fn apply(
     command: &CommandRow,
     now: Timestamp,
 ) -> Result<Dictionary, Failure> {
-    let plain = app.open(&payload_context(command.id), &command.payload_sealed).map_err(Error::from)?;
+    let plain = app.open(&payload_context(command.id), &command.payload_sealed)?;
     let mut payload = wire::read(plain.expose(), wire::Limits::COMMAND)
         .and_then(wire::dictionary)
         .map_err(|e| Error::Internal(format!("the payload of command {}: {e}", command.id)))?;

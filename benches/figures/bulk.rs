@@ -126,16 +126,16 @@ async fn put_answered(
         expires_at: None,
     };
     tx.insert_command(&command, now).await?;
-    let delivery = Delivery {
+    let mut delivery = Delivery {
         enrollment_id,
         command_id,
         generation: 1,
-        state: DeliveryState::Acknowledged,
+        state: DeliveryState::Queued,
         priority: 0,
         resend: Resend::Freely,
         connection: 1,
         attempts: 1,
-        revision: 3,
+        revision: 1,
         queued_at: now,
         sent_at: Some(now),
         answered_at: Some(now),
@@ -145,6 +145,11 @@ async fn put_answered(
         report_id: None,
     };
     tx.insert_delivery(&delivery).await?;
+    for state in [DeliveryState::Sent, DeliveryState::Acknowledged] {
+        delivery.state = state;
+        delivery.revision += 1;
+        tx.update_delivery(&delivery, None).await?;
+    }
     Ok(())
 }
 

@@ -75,6 +75,7 @@ def payload(profile, kind):
 class Device:
     def __init__(self, profile, trusted, directory, udid=None, identity=None):
         self.directory, self.trusted = directory, trusted
+        self.profile_identifier = profile["PayloadIdentifier"]
         self.mdm = payload(profile, "com.apple.mdm")
         self.udid = udid or str(uuid.uuid4()).upper()
         # Only what the profile brought is trusted from here on.
@@ -202,6 +203,10 @@ class Device:
                 extra["QueryResponses"] = {q: known[q] for q in command["Command"]["Queries"] if q in known}
             elif request == "SecurityInfo":
                 extra["SecurityInfo"] = {"PasscodePresent": True, "HardwareEncryptionCaps": 3}
+            elif request == "ProfileList":
+                inside = {key: self.mdm[key] for key in ("PayloadType", "PayloadIdentifier", "PayloadUUID")}
+                one = {"PayloadIdentifier": self.profile_identifier, "PayloadContent": [inside]}
+                extra["ProfileList"] = [one]
             elif request == "InstallProfile":
                 assert read_profile(command["Command"]["Payload"])["PayloadType"] == "Configuration"
             elif request == "InstallApplication":
@@ -237,7 +242,9 @@ def main():
         if not options.enrolled:
             device.enroll()
             first = device.connect()
-            assert first == ["DeviceInformation", "SecurityInfo"], first
+            # The server did not make the profile behind a certificate from elsewhere, and asks what it is.
+            asked = ["DeviceInformation", "SecurityInfo"] + (["ProfileList"] if options.identity else [])
+            assert first == asked, first
             print(f"enrolled {device.udid}", flush=True)
         if options.udid_file:
             options.udid_file.write_text(device.udid)

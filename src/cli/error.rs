@@ -30,6 +30,9 @@ pub enum Error {
     /// The push service's endpoint or roots cannot be used.
     #[error("{0}")]
     Push(String),
+    /// Files that settings name cannot be used; each is a line.
+    #[error("{0}")]
+    NamedFiles(String),
     /// A file cannot be written.
     #[error("{0}")]
     Files(String),

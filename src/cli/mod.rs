@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod init;
 mod migrate;
+mod named;
 pub mod open;
 mod openapi;
 mod rotate_key;

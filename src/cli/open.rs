@@ -23,34 +23,48 @@ const MAX_KEY_FILE: u64 = 4096;
 pub fn vault(settings: &Settings) -> Result<Vault, Error> {
     let active = match &settings.master_key_text {
         Some(text) => MasterKey::parse(text.expose())
-            .map_err(|why| Error::Key(format!("MUSTER_MASTER_KEY holds no master key: {why}")))?,
-        None => key_from(settings.master_key.file.as_path())?,
+            .map_err(|why| Error::Key(format!("MUSTER_MASTER_KEY holds no master key: {why}"))),
+        None => key_from("master_key.file", settings.master_key.file.as_path()),
     };
-    let older = settings.master_key.older.iter().map(|path| key_from(path.as_path())).collect::<Result<_, _>>()?;
-    Ok(Vault::new(active, older))
+    let older = settings.master_key.older.iter().map(|path| key_from("master_key.older", path.as_path())).collect();
+    match (active, older) {
+        (Ok(active), Ok(older)) => Ok(Vault::new(active, older)),
+        (Err(one), Err(other)) => Err(Error::Key(format!("{one}\n{other}"))),
+        (Err(one), Ok(_)) | (Ok(_), Err(one)) => Err(one),
+    }
 }
 
-fn key_from(path: &Path) -> Result<MasterKey, Error> {
-    let shown = path.display();
+fn key_from(name: &str, path: &Path) -> Result<MasterKey, Error> {
+    let shown = format!("{name}: {}", path.display());
     let size = fs::metadata(path)
         .map_err(|e| {
             Error::Key(format!(
-                "cannot read the master key {shown}: {e}; `muster init` makes one, and a backup must hold it"
+                "{shown}: cannot read the master key: {e}; `muster init` makes one, and a backup must hold it"
             ))
         })?
         .len();
     if size > MAX_KEY_FILE {
         return Err(Error::Key(format!("{shown} holds no master key: {size} bytes")));
     }
-    let text = fs::read_to_string(path).map_err(|e| Error::Key(format!("cannot read the master key {shown}: {e}")))?;
+    let text = fs::read_to_string(path).map_err(|e| Error::Key(format!("{shown}: cannot read the master key: {e}")))?;
     MasterKey::parse(&text).map_err(|why| Error::Key(format!("{shown} holds no master key: {why}")))
 }
 
 /// Connects to the database; makes the file of an SQLite one when `create` says so. No migration is run.
 ///
 /// # Errors
-/// [`Error::Store`].
+/// [`Error::Store`]; [`Error::Refused`] when there is no such file and none is to be made.
 pub async fn store(settings: &Settings, create: bool) -> Result<Store, Error> {
+    if let DatabaseUrl::Sqlite(path) = &settings.database.url
+        && !create
+        && matches!(path.try_exists(), Ok(false))
+    {
+        return Err(Error::Refused(format!(
+            "database.url: there is no file {}; restore the backup, or correct the setting. If a new, empty database is \
+             meant, `muster migrate` makes it",
+            path.display()
+        )));
+    }
     let text = |url: &DatabaseUrl| match url {
         DatabaseUrl::Sqlite(path) => format!("sqlite:{}", path.display()),
         DatabaseUrl::Postgres(url) => url.expose().clone(),
@@ -73,11 +87,16 @@ pub fn app(settings: Settings, store: Store, clock: Arc<dyn Clock>, random: Arc<
     Ok(App::new(Parts { store, settings, vault, clock, random, pusher }))
 }
 
-fn pusher(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Pusher>, Error> {
+/// What wakes devices.
+///
+/// # Errors
+/// [`Error::Push`].
+pub(super) fn pusher(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Arc<dyn Pusher>, Error> {
     let roots = match &settings.push.roots {
         None => Roots::Public,
         Some(path) => {
-            let unusable = |why: String| Error::Push(format!("push.roots: {}: {why}", path.display()));
+            let expected = "expected the certificates of authorities, PEM";
+            let unusable = |why: String| Error::Push(format!("push.roots: {}: {why}; {expected}", path.display()));
             let bytes = fs::read(path).map_err(|e| unusable(e.to_string()))?;
             let roots = crate::pki::Certificate::from_file(&bytes).map_err(|e| unusable(e.to_string()))?;
             Roots::Only(roots.iter().map(|root| root.der().to_vec()).collect())

@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::open;
 use super::server::Server;
 use super::{Error, SettingsFile, SystemClock, SystemRandomness, start_telemetry};
+use super::{named, open};
 use crate::http::Shutdown;
 use crate::http::observe::log_panics;
+use crate::model::Clock;
 
 /// How long requests in flight may take after the first signal to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,7 +27,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let _ = start_telemetry(&settings.log);
     log_panics();
     super::block_on(async move {
-        let store = open::store(&settings, true).await?;
+        named::check(&settings)?;
+        for fault in named::vendor(&settings, SystemClock.now()).err().into_iter().flatten() {
+            tracing::warn!("{fault}: requests for push certificates cannot be signed");
+        }
+        // Made by `init` or `migrate` alone: in the place of one that is lost, an empty one would look like an
+        // installation that nobody has used yet.
+        let store = open::store(&settings, false).await?;
         let app = open::app(settings, store, Arc::new(SystemClock), Arc::new(SystemRandomness))?;
         let shutdown = Shutdown::new();
         shutdown.on_signals(PATIENCE).map_err(|e| Error::Listen(format!("cannot watch signals: {e}")))?;

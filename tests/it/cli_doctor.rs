@@ -234,7 +234,7 @@ both_fresh_databases! {
 async fn a_database_that_is_away() {
     run_empty(Kind::Sqlite, |made: Installation| async move {
         fs::rename(made.path("data/muster.db"), made.path("data/away.db")).unwrap();
-        made.fails("database", "there is no such file");
+        made.fails("database", "there is no such file; restore the backup");
         assert!(!made.path("data/muster.db").exists(), "none is made");
         let url = "postgres://muster:hunter2@127.0.0.1:1/muster";
         let doctor = made.run_with(&["doctor", "--offline"], &[("MUSTER_DATABASE_URL", url)]).with(1);
@@ -311,6 +311,25 @@ async fn certificates_in_files() {
         write("chain.pem", &ending.certificate.to_pem());
         write("key.pem", ending.key.to_pem().expose());
         made.warns("tls", "CN=localhost ends in 4 days; renew");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_for_pushes() {
+    run_empty(Kind::Sqlite, |made: Installation| async move {
+        made.set("#roots = \"push-roots.pem\"", "roots = \"nope.pem\"");
+        made.set("#certificate = \"vendor/chain.pem\"", "certificate = \"chain.pem\"");
+        made.set("#key = \"vendor/key.pem\"", "key = \"key.pem\"");
+        made.fails("push_roots", "nope.pem: No such file");
+        made.fails("vendor", "vendor.certificate: ");
+        made.fails("vendor", "key.pem cannot be read: No such file");
+        let root = make_tls_root("Elsewhere", "Example", SystemClock.now(), &SystemRandomness).unwrap();
+        fs::write(made.path("nope.pem"), root.certificate.to_pem()).unwrap();
+        fs::write(made.path("chain.pem"), root.certificate.to_pem()).unwrap();
+        fs::write(made.path("key.pem"), root.key.to_pem().expose()).unwrap();
+        assert!(made.doctor().stdout.contains("ok    push_roots"));
+        made.fails("vendor", "the vendor's key must be RSA");
     })
     .await;
 }

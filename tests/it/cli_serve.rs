@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::db::{Kind, run_empty};
 use crate::support::program::Installation;
 
 both_fresh_databases! {
@@ -77,4 +78,38 @@ both_fresh_databases! {
         let said = made.serve_in_vain();
         assert!(said.contains("sealed under the master key"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_file_that_is_gone_is_not_made_anew() {
+    run_empty(Kind::Sqlite, |made: Installation| async move {
+        std::fs::rename(made.path("data/muster.db"), made.path("data/away.db")).unwrap();
+        let said = made.serve_in_vain();
+        assert!(said.contains("muster.db; restore the backup") && said.contains("`muster migrate` makes it"), "{said}");
+        assert!(!made.path("data/muster.db").exists(), "none is made");
+        made.run(&["migrate"]).with(0);
+        assert_eq!(made.serve().get("/healthz", "").await.0, 200, "if that is meant");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_files_that_cannot_be_used_are_told_at_once() {
+    run_empty(Kind::Sqlite, |made: Installation| async move {
+        std::fs::rename(made.path("data/master.key"), made.path("data/away.key")).unwrap();
+        made.set("#tls = \"own\"", "tls = \"files\"");
+        made.set("#tls_certificate = \"tls/fullchain.pem\"", "tls_certificate = \"no-chain.pem\"");
+        made.set("#tls_key = \"tls/privkey.pem\"", "tls_key = \"no-key.pem\"");
+        made.set("#roots = \"push-roots.pem\"", "roots = \"no-roots.pem\"");
+        let said = made.serve_in_vain();
+        for (key, file) in [
+            ("master_key.file: ", "master.key: cannot read the master key: No such file"),
+            ("devices.tls_certificate: ", "no-chain.pem cannot be read: No such file"),
+            ("devices.tls_key: ", "no-key.pem cannot be read: No such file"),
+            ("push.roots: ", "no-roots.pem: No such file"),
+        ] {
+            assert!(said.lines().any(|line| line.contains(key) && line.contains(file)), "{key}{file}:\n{said}");
+        }
+    })
+    .await;
 }

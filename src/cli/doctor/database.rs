@@ -17,6 +17,8 @@ const CLOCKS_FAR_APART: Duration = Duration::from_secs(60);
 /// A job that nobody began for so long waits for a server that is not there.
 const OVERDUE: Duration = Duration::from_secs(15 * 60);
 
+const ABSENT: &str = "restore the backup, or correct database.url; if a new, empty one is meant, run `muster migrate`";
+
 /// Connects, where all tables are there. Otherwise says what is missing.
 pub(super) async fn connect(report: &mut Report, settings: &Settings) -> Option<Store> {
     let check = "database";
@@ -24,7 +26,7 @@ pub(super) async fn connect(report: &mut Report, settings: &Settings) -> Option<
     if let DatabaseUrl::Sqlite(path) = &settings.database.url
         && !path.exists()
     {
-        report.fail(check, format!("{place}: there is no such file"), "correct database.url, or run `muster migrate`");
+        report.fail(check, format!("{place}: there is no such file"), ABSENT);
         return None;
     }
     let store = match open::store(settings, false).await {

@@ -67,6 +67,7 @@ async fn examine(arguments: &Arguments) -> Result<Report, Error> {
     files::data_directory(&mut report, &settings);
     let vault = files::master_keys(&mut report, &settings);
     let patient = Patient { settings: &settings, vault: vault.as_ref(), now: SystemClock.now() };
+    push::files(&mut report, &patient);
     let store = database::connect(&mut report, &settings).await;
     if let Some(store) = &store {
         stored(&mut report, &patient, store).await;

@@ -1,9 +1,11 @@
 //! Push certificates by topic, and the identities of the devices themselves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::{named, open};
 use super::finding::Report;
-use super::{Patient, day, until};
+use super::{Patient, SystemClock, day, until};
 use crate::pki::{Certificate, Identity, PrivateKey};
 use crate::service::terms::Differing;
 use crate::service::{outlook, wakes};
@@ -13,6 +15,38 @@ use crate::store::{PushCertificateRow, Read, StoreError};
 const SOON: Duration = Duration::from_secs(30 * 86_400);
 const RENEW: &str = "renew it under the same Apple Account at https://identity.apple.com and upload it \
                      (PUT /api/v1/apns/certificate); one with another topic would strand the devices";
+
+/// The files for pushes that the settings name: the roots of the push service, and the vendor's certificate.
+pub(super) fn files(report: &mut Report, patient: &Patient<'_>) {
+    if let Some(roots) = &patient.settings.push.roots {
+        match open::pusher(patient.settings, Arc::new(SystemClock)) {
+            Ok(_) => report.ok("push_roots", format!("{} is sound", roots.display())),
+            Err(why) => {
+                let action = "correct the file, or the setting; the server would not start";
+                report.fail("push_roots", why.to_string(), action);
+            }
+        }
+    }
+    let check = "vendor";
+    match named::vendor(patient.settings, patient.now) {
+        Ok(None) => {}
+        Ok(Some(certificate)) => {
+            let end = certificate.not_after;
+            let found = format!("{} holds until {} ({})", certificate.subject, day(end), until(end, patient.now));
+            if end < patient.now.plus(SOON) {
+                report.warn(check, found, "have the vendor certificate renewed at https://developer.apple.com");
+            } else {
+                report.ok(check, found);
+            }
+        }
+        Err(faults) => {
+            for fault in faults {
+                let action = "correct the file, or the setting; until then requests for push certificates fail";
+                report.fail(check, fault, action);
+            }
+        }
+    }
+}
 
 /// Each topic's certificate, the default, and devices under a topic without one.
 pub(super) async fn certificates(

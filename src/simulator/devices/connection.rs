@@ -42,7 +42,9 @@ pub struct Done {
 }
 
 impl Phone {
-    /// Connects: says Idle, carries out what comes, reports, until the answer is empty.
+    /// Connects: says Idle, carries out what comes, reports, until the answer is empty. A device that the server does
+    /// not know (any more) removes its enrollment profile, as iOS does, without a CheckOut: the connection ends, and
+    /// [`Phone::is_enrolled`] is false.
     ///
     /// # Errors
     /// What the server does against the protocol; a renewal or a return to service that fails.
@@ -51,6 +53,18 @@ impl Phone {
         if self.handset.off {
             return Ok(connection);
         }
+        match self.converse(&mut connection).await {
+            Err(PhoneError::Unrecognized { .. }) => {
+                self.forget_enrollment();
+                connection.comes_again = false;
+                Ok(connection)
+            }
+            Err(error) => Err(error),
+            Ok(()) => Ok(connection),
+        }
+    }
+
+    async fn converse(&mut self, connection: &mut Connection) -> Result<(), PhoneError> {
         let mut put_off = BTreeSet::new();
         let mut next = self.poll().await?;
         while let Some(command) = next {
@@ -92,7 +106,7 @@ impl Phone {
         if connection.broken {
             self.hang_up()?;
         }
-        Ok(connection)
+        Ok(())
     }
 
     /// Carries out a command, up to the report. A new enrollment profile is put to use here: the device reports under

@@ -24,6 +24,12 @@ pub enum PhoneError {
         /// The beginning of the body, as text.
         body: String,
     },
+    /// The server does not know the device: 403 with Apple's code `com.apple.unrecognized.device`. The device leaves.
+    #[error("{step}: the server does not know this device (403 com.apple.unrecognized.device)")]
+    Unrecognized {
+        /// What the device was doing.
+        step: &'static str,
+    },
     /// The answer cannot be understood, or breaks a rule of the protocol.
     #[error("{step}: {reason}")]
     Protocol {
@@ -55,6 +61,7 @@ impl PhoneError {
     pub const fn status(&self) -> Option<u16> {
         match self {
             Self::Status { status, .. } => Some(*status),
+            Self::Unrecognized { .. } => Some(403),
             _ => None,
         }
     }

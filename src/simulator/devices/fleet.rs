@@ -81,7 +81,7 @@ pub enum What {
     Reported(Done),
     /// It was erased and knows nothing any more.
     Erased,
-    /// It left the management: the enrollment profile was removed.
+    /// It left the management: the enrollment profile was removed, by a command or because the server does not know it.
     Left,
     /// The enrollment failed; the device gives up.
     EnrollmentFailed(Arc<PhoneError>),

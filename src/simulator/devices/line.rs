@@ -12,6 +12,7 @@ use url::Url;
 use super::error::PhoneError;
 use super::page;
 use crate::pki::{Certificate, Identity};
+use crate::protocol::unrecognized;
 
 /// The largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -120,8 +121,13 @@ impl Answer {
     /// chunked one.
     ///
     /// # Errors
-    /// [`PhoneError::Status`] and [`PhoneError::Protocol`].
+    /// [`PhoneError::Unrecognized`], [`PhoneError::Status`] and [`PhoneError::Protocol`].
     pub fn expect_device_answer(self, step: &'static str) -> Result<Self, PhoneError> {
+        // Under another media type a device does not read the body, and stays.
+        let is_read = self.status == 403 && self.media_type() == unrecognized::CONTENT_TYPE;
+        if is_read && unrecognized::is_unrecognized_device(&self.body) {
+            return Err(PhoneError::Unrecognized { step });
+        }
         let answer = self.expect_ok(step)?;
         let says_empty = answer.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
         if answer.body.is_empty() && !says_empty {
@@ -215,6 +221,11 @@ mod tests {
         answer(200, &[("content-length", "0")], b"").expect_device_answer("poll").unwrap();
         answer(200, &[], b"").expect_device_answer("poll").unwrap_err();
         answer(204, &[("content-length", "0")], b"").expect_device_answer("poll").unwrap_err();
+        let leave = unrecognized::unrecognized_device("gone");
+        let json = answer(403, &[("content-type", "application/json")], &leave);
+        assert!(matches!(json.expect_device_answer("poll"), Err(PhoneError::Unrecognized { .. })));
+        let plain = answer(403, &[("content-type", "text/plain")], &leave);
+        assert!(matches!(plain.expect_device_answer("poll"), Err(PhoneError::Status { status: 403, .. })));
         assert_eq!(answer(200, &[("content-type", "Text/HTML; charset=utf-8")], b"").media_type(), "text/html");
     }
 

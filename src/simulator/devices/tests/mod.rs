@@ -185,6 +185,35 @@ async fn removing_the_enrollment_profile_checks_out() {
 }
 
 #[tokio::test]
+async fn whom_the_server_does_not_know_leaves_and_comes_no_more() {
+    let server = Server::start().await;
+    let gone = String::from_utf8(crate::protocol::unrecognized::unrecognized_device("gone")).unwrap();
+    server.set(|world| world.broken_answer = Some((403, gone)));
+    let mut phone = server.phone(1, PhoneOptions::default());
+    phone.enroll(&server.link()).await.unwrap();
+    assert_eq!(phone.connect().await.unwrap(), Connection::default());
+    assert!(!phone.is_enrolled() && phone.handset.enrollment.is_none());
+    assert_eq!(text(server.check_ins().last().unwrap(), "MessageType"), "TokenUpdate", "there is no CheckOut");
+
+    let options = FleetOptions {
+        count: 2,
+        phone: PhoneOptions { page_trust: Trust::Anyone, ..PhoneOptions::default() },
+        comes_unasked: Some(Duration::from_millis(50)),
+        ..FleetOptions::default()
+    };
+    let progress: fleet::Progress = Arc::new(|_| ());
+    let life = fleet::run(options, server.environment(), server.link(), progress, CancellationToken::new());
+    let summary = tokio::time::timeout(Duration::from_secs(60), life).await.unwrap();
+    assert_eq!((summary.enrolled, summary.left, summary.troubles), (2, 2, 0), "{summary:?}");
+
+    // Any other 403 is no reason to leave.
+    server.set(|world| world.broken_answer = Some((403, "no".to_owned())));
+    phone.enroll(&server.link()).await.unwrap();
+    assert_eq!(phone.connect().await.unwrap_err().status(), Some(403));
+    assert!(phone.is_enrolled());
+}
+
+#[tokio::test]
 async fn tokens_and_users_have_their_messages() {
     let server = Server::start().await;
     let mut mac = server.phone(1, PhoneOptions::default());

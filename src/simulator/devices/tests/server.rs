@@ -323,7 +323,8 @@ async fn mdm(State(shared): State<Arc<Shared>>, headers: HeaderMap, extensions: 
     }
     let mut world = shared.world.lock().unwrap();
     if let Some((status, text)) = world.broken_answer.clone() {
-        return (StatusCode::from_u16(status).unwrap(), text).into_response();
+        let kind = if text.starts_with('{') { "application/json" } else { "text/plain" };
+        return (StatusCode::from_u16(status).unwrap(), [(header::CONTENT_TYPE, kind)], text).into_response();
     }
     let report = report::decode(&body).unwrap();
     world.reports.push(report.body.clone());

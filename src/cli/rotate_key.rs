@@ -32,10 +32,10 @@ fn make(arguments: &Arguments, file: &Path) -> Result<(), Error> {
     let key = MasterKey::generate(&SystemRandomness);
     init::new_file(file, format!("{}\n", key.format().expose()).as_bytes())
         .map_err(|why| Error::Refused(format!("cannot make {}: {why}; nothing was changed", file.display())))?;
-    let shown = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    let shown = absolute(file);
     let current = match settings.master_key_text {
         Some(_) => "a file that holds the key now in MUSTER_MASTER_KEY".to_owned(),
-        None => toml_text(settings.master_key.file.as_path()),
+        None => toml_text(&absolute(settings.master_key.file.as_path())),
     };
     let text = format!(
         "{} holds a new master key, {}.\n\nNext, in {}:\n\n  [master_key]\n  file = {}\n  older = [{current}]\n\n\
@@ -65,6 +65,11 @@ fn reseal(arguments: &Arguments) -> Result<(), Error> {
             rotated.unreadable
         )))
     })
+}
+
+/// The settings read a relative path from the data directory, not from where this is run.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 fn toml_text(path: &Path) -> String {

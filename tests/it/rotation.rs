@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use muster::model::{Role, Secret, Sha256, TokenId};
 use muster::pki::PrivateKey;
@@ -135,14 +136,28 @@ fn every_sealed_column_of_the_tables_is_known() {
 both_fresh_databases! {
     async fn the_master_key_is_changed_from_the_command_line(made: Installation) {
         let new = made.path("data/master-2.key");
-        let said = made.run(&["rotate-key", "--make", new.to_str().unwrap()]).with(0).stdout;
-        assert!(said.contains(&format!("file = \"{}\"", new.display())), "{said}");
+        // With paths from where it is run: what is printed has to hold in the settings, where they are read otherwise.
+        let out = Command::new(env!("CARGO_BIN_EXE_muster"))
+            .args(["rotate-key", "--config", "muster.toml", "--make", "data/master-2.key"])
+            .env_clear()
+            .current_dir(made.path(""))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+        let printed = |key: &str| {
+            let line = said.lines().map(str::trim).find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{said}"));
+            line.to_owned()
+        };
+        let (file, older) = (printed("file = "), printed("older = "));
+        assert_eq!(file, format!("file = \"{}\"", new.display()));
+        assert_eq!(older, format!("older = [\"{}\"]", made.path("data/master.key").display()));
         assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o600);
         let twice = made.run(&["rotate-key", "--make", new.to_str().unwrap()]).with(1);
         assert!(twice.stderr.contains("nothing was changed"), "{}", twice.stderr);
 
-        made.set("#file = \"master.key\"", "file = \"master-2.key\"");
-        made.set("#older = []", "older = [\"master.key\"]");
+        made.set("#file = \"master.key\"", &file);
+        made.set("#older = []", &older);
         let server = made.serve();
         let doctor = made.run(&["doctor", "--offline"]).with(0).stdout;
         assert!(doctor.contains("run `muster rotate-key`"), "{doctor}");
@@ -150,7 +165,7 @@ both_fresh_databases! {
         assert!(done.starts_with("4 records were sealed anew"), "{done}");
         drop(server);
 
-        made.set("older = [\"master.key\"]", "older = []");
+        made.set(&older, "older = []");
         fs::remove_file(made.path("data/master.key")).unwrap();
         let doctor = made.run(&["doctor", "--offline"]).with(0).stdout;
         assert!(doctor.contains("ok    secrets"), "{doctor}");

@@ -206,6 +206,13 @@ both_databases! {
         }
     }
 
+    async fn where_there_is_no_device_none_is_woken(f: Fleet) {
+        let body = json!({"targets": {"all": true}, "command": {"type": "installed_apps"}});
+        let accepted = f.api.post(COMMANDS, &body).await.expect(202);
+        assert_eq!((&accepted["targets"], &accepted["push"]["scheduled"]), (&json!(0), &json!(false)));
+        assert!(accepted["push"]["detail"].as_str().unwrap().contains("no device is enrolled"), "{accepted}");
+    }
+
     async fn what_no_device_has_is_cancelled(f: Fleet) {
         let (phone, id) = f.phone("U1").await;
         let (_, other) = f.phone("U2").await;
@@ -216,6 +223,12 @@ both_databases! {
         f.api.json(Role::Viewer, "DELETE", &at, &json!({})).await.problem(403, "forbidden");
         let done = f.api.json(Role::Operator, "DELETE", &at, &json!({})).await.expect(200);
         assert_eq!(done, json!({"cancelled": 1, "not_cancelled": 1}));
+        // What withdraws nothing is no event.
+        let again = f.api.json(Role::Operator, "DELETE", &at, &json!({})).await.expect(200);
+        assert_eq!(again["cancelled"], 0);
+        let entries = f.api.get("/api/v1/audit?action=command.cancelled").await.expect(200);
+        let details: Vec<_> = entries["items"].as_array().unwrap().iter().map(|entry| &entry["detail"]).collect();
+        assert_eq!(details, [&json!({"cancelled": 1, "not_cancelled": 1})]);
         let shown = f.api.get(&at).await.expect(200);
         assert_eq!(shown["states"], json!({"cancelled": 1, "sent": 1}));
         assert!(shown["cancelled_at"].is_string());

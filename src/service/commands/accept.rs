@@ -132,7 +132,12 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
             row(count, destruction, Some(number)).insert(&mut tx, now).await?;
             let payload = json!({"command": id, "push": !new.no_push}).to_string();
             tx.add_job(JobId::new(now, &*app.random), "materialize", &payload, None, now, now).await?;
-            Accepted { id, targets: count, skipped: Vec::new(), push: push_note(&mut tx, &new, None, now).await? }
+            Accepted {
+                id,
+                targets: count,
+                skipped: Vec::new(),
+                push: push_note(&mut tx, &new, count, None, now).await?,
+            }
         }
         named => {
             let (enrollments, skipped) = lock_named(&mut tx, named).await?;
@@ -155,7 +160,7 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
                 }
             }
             let topics: BTreeSet<_> = enrollments.iter().filter_map(|e| e.topic.clone()).collect();
-            let push = push_note(&mut tx, &new, Some(&topics), now).await?;
+            let push = push_note(&mut tx, &new, count, Some(&topics), now).await?;
             Accepted { id, targets: count, skipped, push }
         }
     };
@@ -357,16 +362,23 @@ fn nobody(skipped: &[Skipped]) -> String {
 async fn push_note(
     tx: &mut Write,
     new: &NewCommand,
+    targets: u64,
     topics: Option<&BTreeSet<String>>,
     now: Timestamp,
 ) -> Result<PushNote, Error> {
     if new.no_push {
         return Ok(PushNote::NotWanted);
     }
+    if targets == 0 {
+        return Ok(PushNote::NotPossible("no device is enrolled: there is none to wake".to_owned()));
+    }
     let topics: BTreeSet<String> = match topics {
         Some(topics) => topics.clone(),
         None => tx.enabled_by_topic().await?.into_iter().filter_map(|(topic, _)| topic).collect(),
     };
-    let problems = wakes::topics_without_certificate(tx, &topics, now).await?;
+    let mut problems = wakes::topics_without_certificate(tx, &topics, now).await?;
+    if topics.is_empty() {
+        problems.push("the devices have no push topic".to_owned());
+    }
     Ok(if problems.is_empty() { PushNote::Scheduled } else { PushNote::NotPossible(problems.join("; ")) })
 }

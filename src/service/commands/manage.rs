@@ -5,7 +5,7 @@ use super::super::deliveries::{apply, materialize};
 use super::super::{Actor, App, Error};
 use super::accept::{destruction_of, guard};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, Timestamp, Transition};
-use crate::store::Write;
+use crate::store::{CommandRow, Write};
 
 /// Deliveries that are changed in one transaction.
 const BATCH: usize = 500;
@@ -13,6 +13,10 @@ const BATCH: usize = 500;
 const LIMIT: i64 = BATCH as i64;
 /// Most deliveries that one request hands over again; what is left takes another.
 const MAX_AGAIN: i64 = 10_000;
+
+/// What a cancellation withdraws, two states at a time.
+const CANCELLED_FROM: [[DeliveryState; 2]; 2] =
+    [[DeliveryState::Queued, DeliveryState::NotNow], [DeliveryState::Unconfirmed, DeliveryState::Unconfirmed]];
 
 /// What a cancellation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +36,50 @@ pub struct Cancelled {
 pub async fn cancel(app: &App, actor: &Actor, id: CommandId) -> Result<Cancelled, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    let command = tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    audit_cancellation(app, &mut tx, actor, &command, now).await?;
     tx.cancel_command(id, now).await?;
-    let subject = Subject { kind: "command", id: &id.to_string() };
-    app.audit(&mut tx, actor, "command.cancelled", subject, &json!({}), now).await?;
     tx.commit().await?;
 
     let mut cancelled = 0;
-    for states in
-        [[DeliveryState::Queued, DeliveryState::NotNow], [DeliveryState::Unconfirmed, DeliveryState::Unconfirmed]]
-    {
+    for states in CANCELLED_FROM {
         cancelled += each_in(app, id, states, Transition::Cancel, now).await?;
     }
     let total: i64 = app.store.begin_read().await?.count_deliveries(id).await?.iter().map(|(_, n)| n).sum();
     let not_cancelled = u64::try_from(total).unwrap_or(0).saturating_sub(cancelled);
     Ok(Cancelled { cancelled, not_cancelled })
+}
+
+/// Records what a cancellation is about to withdraw, in the transaction that stops the command: nothing, if there is
+/// nothing left to withdraw. The counts are those of this moment; a device that comes before its delivery is withdrawn
+/// gets the command still.
+async fn audit_cancellation(
+    app: &App,
+    tx: &mut Write,
+    actor: &Actor,
+    command: &CommandRow,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let (mut cancelled, mut not_cancelled) = (0, 0);
+    for (state, count) in tx.count_deliveries(command.id).await? {
+        let count_of = if CANCELLED_FROM.as_flattened().iter().any(|from| from.as_str() == state) {
+            &mut cancelled
+        } else {
+            &mut not_cancelled
+        };
+        *count_of += count;
+    }
+    let mut detail = json!({"cancelled": cancelled, "not_cancelled": not_cancelled});
+    let mut not_made = 0;
+    if let Some(number) = command.fleet_number.filter(|_| !command.materialized) {
+        not_made = tx.count_not_materialized(number).await?;
+        detail["not_made"] = json!(not_made);
+    }
+    if cancelled + not_made == 0 {
+        return Ok(());
+    }
+    let subject = Subject { kind: "command", id: &command.id.to_string() };
+    app.audit(tx, actor, "command.cancelled", subject, &detail, now).await
 }
 
 /// Delivers again what a device had and did not report on, where the server does not do so by itself; on at most 10,000

@@ -16,8 +16,29 @@ use crate::simulator::apns::{FakeApns, Options};
 /// How long the push certificate of a fake APNs holds.
 const VALIDITY: Duration = Duration::from_secs(365 * 86_400);
 
+/// What `--help` says of the control listener.
+const FAULTS: &str = r#"Faults: the control listener takes what is to go wrong, and each push takes the first fault that applies to it.
+
+  curl -H 'Content-Type: application/json' -d '{"fault": {"kind": "go_away"}}' http://127.0.0.1:2198/faults
+  curl -X DELETE http://127.0.0.1:2198/faults      forgets those that are left
+
+  kind                   members (optional unless marked *)
+  unregistered           timestamp     410: the token is invalid, since then (ms since 1970; now)
+  too_many_requests      retry_after   429 (seconds)
+  internal_server_error                500
+  service_unavailable    retry_after   503 (seconds)
+  answer                 status*, body any status with any text, as from a proxy
+  go_away                              GOAWAY; what is in flight is still answered
+  go_away_abrupt                       GOAWAY, then the connection ends with all that is in flight
+  hang_up                              the connection ends without a word
+  delay                  millis*       treated as usual, later
+
+Beside "fault" there may be "times" (how many pushes it hits: 1; null: all) and "token" (hex: only pushes to this one).
+`GET /counters` tells what has come."#;
+
 /// Options of `muster simulate apns`.
 #[derive(Debug, Args)]
+#[command(after_help = FAULTS)]
 pub struct Arguments {
     /// Where to listen for pushes.
     #[arg(long, default_value = "127.0.0.1:2197")]

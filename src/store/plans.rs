@@ -1,10 +1,10 @@
-//! That SQLite finds what is open for a device by an index, and does not read the device's history.
+//! That SQLite finds what is open for a device, and what a poll asks for, by an index: neither reads a history.
 
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use super::connect::Connection;
-use super::{Options, Store, deliveries, push_certificates};
+use super::{Options, Store, deliveries, polls, push_certificates};
 
 async fn migrated() -> (Store, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -43,6 +43,18 @@ async fn what_is_open_is_found_by_its_index() {
         }
         let history = steps.iter().find(|step| step.contains("PRIMARY KEY") || step.contains("TEMP B-TREE"));
         assert_eq!(history, None, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_looks_up_what_it_asks_for() {
+    let (store, _directory) = migrated().await;
+    let steps = plan(&store, &polls::SQLITE_STATEMENTS[2]).await;
+    let scans: Vec<_> = steps.iter().filter(|step| step.starts_with("SCAN")).collect();
+    assert_eq!(scans, ["SCAN 4 CONSTANT ROWS", "SCAN a"], "{steps:#?}");
+    for index in ["deliveries_open", "commands_for_all", "sqlite_autoindex_enrollments", "PRIMARY KEY"] {
+        let uses = steps.iter().any(|step| step.starts_with("SEARCH") && step.contains(index));
+        assert!(uses, "{index} is not used: {steps:#?}");
     }
 }
 

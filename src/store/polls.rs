@@ -204,7 +204,7 @@ fn read_answer(text: &str) -> Option<(usize, Poll)> {
 /// not needed hold NULL, which finds nothing.
 type Statements = LazyLock<Vec<Arc<str>>>;
 
-static SQLITE_STATEMENTS: Statements = LazyLock::new(|| statements("hex(e.id)"));
+pub(super) static SQLITE_STATEMENTS: Statements = LazyLock::new(|| statements("hex(e.id)"));
 static POSTGRES_STATEMENTS: Statements = LazyLock::new(|| statements("CAST(e.id AS TEXT)"));
 
 fn statements(id: &str) -> Vec<Arc<str>> {
@@ -242,29 +242,6 @@ fn statement(size: usize, id: &str) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn what_sqlite_reads_for_a_poll_does_not_grow_with_history() {
-        let directory = tempfile::tempdir().unwrap();
-        let url = format!("sqlite:{}", directory.path().join("x.db").display());
-        let options = crate::store::Options { url, direct_url: None, max_connections: 2 };
-        let store = Store::connect(options, true).await.unwrap();
-        store.migrate().await.unwrap();
-        let mut read = store.begin_read().await.unwrap();
-        let Connection::Sqlite(connection) = read.connection() else { panic!("SQLite") };
-        let sql = format!("EXPLAIN QUERY PLAN {}", SQLITE_STATEMENTS[2]);
-        let plan: Vec<(i64, i64, i64, String)> =
-            sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut *connection).await.unwrap();
-        let plan: Vec<_> = plan.into_iter().map(|(_, _, _, step)| step).collect();
-        let scans: Vec<_> = plan.iter().filter(|step| step.starts_with("SCAN")).collect();
-        assert_eq!(scans, ["SCAN 4 CONSTANT ROWS", "SCAN a"], "{plan:#?}");
-        for index in ["deliveries_open", "commands_for_all", "sqlite_autoindex_enrollments", "PRIMARY KEY"] {
-            let uses = plan.iter().any(|step| step.starts_with("SEARCH") && step.contains(index));
-            assert!(uses, "{index} is not used: {plan:#?}");
-        }
-        drop(read);
-        store.close().await;
-    }
 
     #[test]
     fn an_answer_is_read_as_either_database_writes_it() {

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::idempotency::Repeat;
 use crate::model::{Role, TokenId};
 
@@ -79,8 +81,8 @@ impl Actor {
 
     /// The same actor, from this address.
     #[must_use]
-    pub fn at(mut self, address: Option<String>) -> Self {
-        self.address = address;
+    pub fn at(mut self, address: Option<IpAddr>) -> Self {
+        self.address = address.map(|address| address.to_string());
         self
     }
 }

@@ -4,6 +4,8 @@ mod authenticate;
 mod messages;
 mod token_update;
 
+use std::net::IpAddr;
+
 use super::device_identity::Presented;
 use super::{App, Error};
 use crate::protocol::checkin::CheckIn;
@@ -34,7 +36,7 @@ pub struct Arrived<'a> {
     /// The body as it came.
     pub raw: &'a [u8],
     /// The address that it came from, for the audit log.
-    pub address: Option<String>,
+    pub address: IpAddr,
 }
 
 /// Handles a check-in message.

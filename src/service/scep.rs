@@ -5,6 +5,7 @@
 
 mod decide;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ pub async fn ca_certificate(app: &App) -> Result<Certificate, Error> {
 /// # Errors
 /// [`Error::Invalid`] for what is no SCEP message, so that there is nobody to answer to; [`Error::Unavailable`] when the
 /// database is away: the client asks again.
-pub async fn pki_operation(app: &App, bytes: Vec<u8>, address: Option<String>) -> Result<Answered, Error> {
+pub async fn pki_operation(app: &App, bytes: Vec<u8>, address: Option<IpAddr>) -> Result<Answered, Error> {
     let keys = authorities::with_keys(app).await?;
     let allow_legacy = app.settings.scep.allow_legacy_algorithms;
     let (keys, read) = off_thread(move || {
@@ -132,7 +133,7 @@ async fn certificate_for(
     app: &App,
     request: &Request,
     issuer: &(CaId, Arc<Authority>),
-    address: Option<String>,
+    address: Option<IpAddr>,
 ) -> Result<Result<(Certificate, Outcome), Refusal>, Error> {
     let actor = Actor::device(decide::applicant(request)).at(address);
     let entitlement = match Entitlement::of(request) {

@@ -21,6 +21,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
 use super::identity::IdentityReader;
+use super::observe::client_address;
 use super::{Connection, Metrics, Proxies, body};
 use crate::protocol;
 use crate::service::check_in::{self, Arrived};
@@ -53,8 +54,7 @@ pub fn router(app: App, metrics: Metrics) -> Router {
 
 async fn message(State(edge): State<Edge>, request: Request) -> Response {
     let (parts, request_body) = request.into_parts();
-    let connection = Connection::of(&parts.extensions).cloned();
-    let connection = connection.as_deref();
+    let connection = Connection::of(&parts.extensions).map(Arc::as_ref);
     let is_check_in = is_check_in(&parts.headers);
 
     // Whose certificate it is, as far as that can be said before the body is read. Nothing is read for nobody.
@@ -73,8 +73,7 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
         Ok(presented) => presented,
         Err(error) => return failed(&error, &edge.metrics),
     };
-    let address = connection.map(|c| edge.proxies.client_address(c.peer.ip(), &parts.headers).to_string());
-    let arrived = Arrived { presented: &presented, raw: &raw, address };
+    let arrived = Arrived { presented: &presented, raw: &raw, address: client_address(&parts, &edge.proxies) };
 
     let time = edge.app.settings.devices.request_timeout;
     // Check-ins are rare and what is kept for one is large: on the heap, or it would be moved about with each poll.

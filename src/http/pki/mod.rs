@@ -3,6 +3,7 @@
 //! What is wrong inside of a message is answered in SCEP's own form, with status 200. A status of 400 is for what is no
 //! message at all, so that there is nobody to answer to; 5xx for trouble here, after which clients ask again.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -90,7 +91,7 @@ async fn answer(State(scep): State<Scep>, request: Request) -> Response {
                     .ok_or_else(|| refused(StatusCode::BAD_REQUEST, "expected message=, a SCEP message in base64"))
             };
             match message {
-                Ok(message) => pki_operation(&scep, message, address.to_string()).await,
+                Ok(message) => pki_operation(&scep, message, address).await,
                 Err(response) => {
                     scep.metrics.scep_answered("PKIOperation", "malformed");
                     response
@@ -108,7 +109,7 @@ async fn read(app: &App, request_body: Body) -> Result<Vec<u8>, Response> {
     }
 }
 
-async fn pki_operation(scep: &Scep, message: Vec<u8>, address: String) -> Response {
+async fn pki_operation(scep: &Scep, message: Vec<u8>, address: IpAddr) -> Response {
     let time = scep.app.settings.devices.request_timeout;
     let work = timeout(time, scep::pki_operation(&scep.app, message, Some(address)));
     match work.await.unwrap_or_else(|_| Err(Error::Unavailable("the request took too long".to_owned()))) {

@@ -47,7 +47,7 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
     let origin = origin(&mut tx, arrived.presented).await?;
     refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
     let terms = known_terms(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
-    let actor = Actor::device(&apple_id.id).at(arrived.address.clone());
+    let actor = Actor::device(&apple_id.id).at(Some(arrived.address));
 
     let facts = facts(&message);
     let (id, device, meaning) = match &existing {

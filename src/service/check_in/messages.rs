@@ -33,7 +33,7 @@ pub async fn check_out(app: &App, arrived: &Arrived<'_>, message: CheckOut) -> R
         }
     }
     close(&mut tx, &enrollment, now).await?;
-    let actor = Actor::device(&enrollment.apple_id).at(arrived.address.clone());
+    let actor = Actor::device(&enrollment.apple_id).at(Some(arrived.address));
     let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
     app.audit(&mut tx, &actor, "enrollment.checked_out", subject, &json!({"channel": enrollment.kind}), now).await?;
     tx.commit().await?;

@@ -142,7 +142,7 @@ async fn complete(
         let last = after.plus(std::time::Duration::from_micros(1));
         commands::enqueue_internal(app, tx, id, Internal::Profiles, last).await?;
     }
-    let actor = Actor::device(&channel.apple_id).at(arrived.address.clone());
+    let actor = Actor::device(&channel.apple_id).at(Some(arrived.address));
     let subject = Subject { kind: "device", id: &channel.device_id.to_string() };
     app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await
 }

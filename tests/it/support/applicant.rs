@@ -68,7 +68,8 @@ impl Applicant {
 
 /// Hands a message to the verb, and reads the answer.
 pub async fn send(t: &Ready, exchange: &Exchange, ca: &Certificate) -> Answer {
-    let answered = scep::pki_operation(&t.app, exchange.message.clone(), Some("192.0.2.1".to_owned())).await.unwrap();
+    let answered =
+        scep::pki_operation(&t.app, exchange.message.clone(), Some("192.0.2.1".parse().unwrap())).await.unwrap();
     exchange.read(&answered.message, ca).unwrap()
 }
 

@@ -205,7 +205,8 @@ const APPLE: &[Field] = &[
     optional("allow_unknown", Kind::Flag, "Whether a request type that Muster does not know is sent all the same."),
 ];
 
-fn is_pin(text: &str) -> bool {
+/// Whether it is a PIN that a Mac can be locked with: 6 digits.
+pub(super) fn is_pin(text: &str) -> bool {
     text.len() == 6 && text.bytes().all(|b| b.is_ascii_digit())
 }
 

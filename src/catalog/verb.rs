@@ -7,7 +7,7 @@ use super::Fault;
 use super::apple::REQUEST_TYPES;
 use super::field::{Members, check_members};
 use super::nearest::nearest;
-use super::parameters::{SPECS, Spec};
+use super::parameters::{SPECS, Spec, is_pin};
 use crate::model::{AppId, ProfileId, Secret};
 use crate::protocol::json::{from_json, pointer_step};
 use crate::protocol::profile::{Mobileconfig, ProfileFault, is_signed};
@@ -388,6 +388,13 @@ fn apple(m: &Members<'_>, members: &Map<String, Value>, faults: &mut Vec<Fault>)
     if payload.as_ref().is_some_and(|payload| payload.contains_key("RequestType")) {
         let detail = "RequestType belongs into request_type";
         faults.push(Fault::new(format!("{COMMAND}/{place}/RequestType"), detail));
+    }
+    // A Mac that is locked with another PIN than its firmware can take is locked for good.
+    let takes_pin = matches!(request_type.as_deref(), Some("DeviceLock" | "EraseDevice"));
+    if let Some(pin) = payload.as_ref().and_then(|payload| payload.get("PIN")).filter(|_| takes_pin)
+        && !pin.as_string().is_some_and(is_pin)
+    {
+        faults.push(Fault::new(format!("{COMMAND}/{place}/PIN"), "expected 6 digits".to_owned()));
     }
     Some(Verb::Apple { request_type: request_type?, payload: payload? })
 }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::completions::write;
 use super::{Error, SystemClock, SystemRandomness, open};
-use crate::config::{self, DatabaseUrl, Settings};
+use crate::config::{self, DatabaseUrl, PublicUrl, Settings};
 use crate::model::{Role, Secret};
 use crate::pki::vault::MasterKey;
 use crate::service::tokens::{self, NewToken};
@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     /// The URL that devices will use: https, a host name that will last, and perhaps a port. The server listens on its
     /// port.
     #[arg(long, value_name = "URL", env = "MUSTER_PUBLIC_URL", hide_env_values = true, default_value = TRIAL_URL)]
-    public_url: String,
+    public_url: PublicUrl,
     /// The database: sqlite:FILE, or postgres://USER:PASSWORD@HOST/DATABASE for one that is empty. Without it, SQLite in
     /// the data directory.
     #[arg(long, value_name = "URL")]
@@ -63,12 +63,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
 /// The text of the settings file. The listener gets the port of the URL, so that both agree from the start.
 fn settings_text(arguments: &Arguments) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
-    let mut given = vec![("public_url", quoted(&arguments.public_url))];
-    if let Ok(url) = url::Url::parse(&arguments.public_url)
-        && let Some(port) = url.port_or_known_default()
-    {
-        given.push(("devices.listen", quoted(&format!("0.0.0.0:{port}"))));
-    }
+    let mut given = vec![("public_url", quoted(arguments.public_url.as_str()))];
+    given.push(("devices.listen", quoted(&format!("0.0.0.0:{}", arguments.public_url.port()))));
     if let Some(url) = &arguments.database_url {
         given.push(("database.url", quoted(url)));
     }
@@ -288,7 +284,7 @@ mod tests {
 
     fn arguments(url: &str) -> Arguments {
         let organization = Some("Example \"School\"".to_owned());
-        Arguments { directory: "x".into(), public_url: url.to_owned(), database_url: None, organization }
+        Arguments { directory: "x".into(), public_url: url.parse().unwrap(), database_url: None, organization }
     }
 
     #[test]

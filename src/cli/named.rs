@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,6 +72,18 @@ pub(super) fn vendor(settings: &Settings, now: Timestamp) -> Result<Option<Certi
     }
     let (from, to) = (certificate.not_before, certificate.not_after);
     Err(vec![format!("vendor.certificate: {}: valid from {from} to {to} only", chain.display())])
+}
+
+/// The files of master keys that other users of this machine can read.
+pub(super) fn exposed_keys(settings: &Settings) -> Vec<&Path> {
+    let active = Some(settings.master_key.file.as_path()).filter(|_| settings.master_key_text.is_none());
+    let files = active.into_iter().chain(settings.master_key.older.iter().map(|file| file.as_path()));
+    files.filter(|file| mode(file).is_ok_and(|mode| mode & 0o077 != 0)).collect()
+}
+
+/// The permission bits of a file.
+pub(super) fn mode(path: &Path) -> Result<u32, std::io::Error> {
+    Ok(fs::metadata(path)?.mode() & 0o777)
 }
 
 /// Reads a certificate and its key, and makes something of both.

@@ -50,6 +50,11 @@ fn make(arguments: &Arguments, file: &Path) -> Result<(), Error> {
 
 fn reseal(arguments: &Arguments) -> Result<(), Error> {
     token::with_app(&arguments.settings, async |app| {
+        let _ = writeln!(
+            anstream::stderr(),
+            "a server that runs must have been started since the settings name this key; start anew one that was not: it \
+             cannot open what is sealed from now on"
+        );
         let rotated = rotation::reseal(app, &Actor::command_line()).await?;
         let key = hex::encode(app.vault().active_key_id());
         let text = format!("{} records were sealed anew under the master key {key}\n", rotated.resealed);

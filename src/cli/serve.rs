@@ -31,6 +31,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         for fault in named::vendor(&settings, SystemClock.now()).err().into_iter().flatten() {
             tracing::warn!("{fault}: requests for push certificates cannot be signed");
         }
+        for file in named::exposed_keys(&settings) {
+            let file = file.display();
+            tracing::warn!(
+                "the master key {file} can be read by others: it opens every secret stored; chmod 600 {file}"
+            );
+        }
         // Made by `init` or `migrate` alone: in the place of one that is lost, an empty one would look like an
         // installation that nobody has used yet.
         let store = open::store(&settings, false).await?;

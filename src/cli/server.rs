@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use crate::worker;
 
 /// How often certificates are looked at: those from files, and the own one, which another process may have renewed.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+/// With less room than this on the disk of an SQLite file, the next change may not find a place.
+const LEAST_ROOM: u64 = 4 << 20;
 /// How often TLS learns of changed device authorities.
 const TRUST_CHECK: Duration = Duration::from_secs(5);
 
@@ -177,8 +180,22 @@ fn ready_check(app: &App) -> web::health::ReadyCheck {
     let app = app.clone();
     Arc::new(move || {
         let app = app.clone();
-        Box::pin(async move { app.store.ping().await.map_err(|_| "database") })
+        Box::pin(async move {
+            app.store.ping().await.map_err(|_| "database")?;
+            match app.store.sqlite_file() {
+                Some(file) => has_room(&file, LEAST_ROOM),
+                None => Ok(()),
+            }
+        })
     })
+}
+
+/// Whether a database file can grow by so many bytes. Reading goes on on a full disk, so the ping does not tell.
+fn has_room(file: &Path, least: u64) -> Result<(), &'static str> {
+    let directory = file.parent().unwrap_or(file);
+    // A file system that cannot tell is no reason to send devices away.
+    let free = rustix::fs::statvfs(directory).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+    if free < least { Err("disk space") } else { Ok(()) }
 }
 
 fn device_panic() -> Response {
@@ -299,5 +316,18 @@ async fn keep_trust(app: App, tls: Arc<Tls>, shutdown: Shutdown) {
         if let Err(error) = tls.set_device_cas(&cas) {
             tracing::warn!(%error, "TLS does not ask for certificates of the changed device authorities");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_without_room_for_its_database_is_not_ready() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("muster.db");
+        assert_eq!(has_room(&file, 1), Ok(()));
+        assert_eq!(has_room(&file, u64::MAX), Err("disk space"));
     }
 }

@@ -20,6 +20,8 @@ use crate::store::TokenRow;
 
 /// Longest name of a token, in characters.
 const MAX_NAME: usize = 200;
+/// How many tokens are read at once.
+const PAGE: i64 = 500;
 
 /// Options of `muster token`.
 #[derive(Debug, Args)]
@@ -74,7 +76,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
             write(&mut std::io::stdout().lock(), format!("{}\n", made.text.expose()).as_bytes())
         }),
         Verb::List { settings, json } => with_app(settings, async |app| {
-            let rows = tokens::list(app).await?;
+            let mut rows: Vec<TokenRow> = Vec::new();
+            loop {
+                let more = tokens::list(app, rows.last().map(|row| row.id), PAGE).await?;
+                if more.is_empty() {
+                    break;
+                }
+                rows.extend(more);
+            }
             let text = if *json { as_json(&rows) } else { as_table(&rows, app.clock.now()) };
             write(&mut std::io::stdout().lock(), text.as_bytes())
         }),

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use url::{Host, Url};
 
@@ -53,13 +54,29 @@ impl fmt::Debug for PublicUrl {
     }
 }
 
-impl Value for PublicUrl {
-    fn read(raw: &Raw, _: &Base) -> Result<Self, Problem> {
-        let url = https(raw)?;
+impl FromStr for PublicUrl {
+    type Err = String;
+
+    /// Reads what the setting takes; the error says what was wrong and what was expected.
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::of(&Raw::Text(text.to_owned()))
+            .map_err(|Problem { problem, expected }| format!("{problem}; expected {expected}"))
+    }
+}
+
+impl PublicUrl {
+    fn of(raw: &Raw) -> Result<Self, Problem> {
+        let url = https(raw, EXPECTED, "is not https, which devices demand")?;
         if url.path() == "/" && url.query().is_none() && url.fragment().is_none() {
             return Ok(Self(url));
         }
         Err(Problem { problem: format!("{} has something after the host", raw.shown()), expected: EXPECTED.to_owned() })
+    }
+}
+
+impl Value for PublicUrl {
+    fn read(raw: &Raw, _: &Base) -> Result<Self, Problem> {
+        Self::of(raw)
     }
 
     fn stand_in() -> Self {
@@ -81,7 +98,7 @@ impl Endpoint {
 
 impl Value for Endpoint {
     fn read(raw: &Raw, _: &Base) -> Result<Self, Problem> {
-        https(raw).map(Self)
+        https(raw, SERVICE, "is not https").map(Self)
     }
 
     fn stand_in() -> Self {
@@ -129,14 +146,16 @@ impl Value for DatabaseUrl {
 
 const EXPECTED: &str = "an https URL of nothing but a host and perhaps a port, such as https://mdm.example.org";
 
-fn https(raw: &Raw) -> Result<Url, Problem> {
-    let no = |why: &str| Problem { problem: format!("{} {why}", raw.shown()), expected: EXPECTED.to_owned() };
+const SERVICE: &str = "the https URL of a service, such as https://api.push.apple.com";
+
+fn https(raw: &Raw, expected: &str, not_https: &str) -> Result<Url, Problem> {
+    let no = |why: &str| Problem { problem: format!("{} {why}", raw.shown()), expected: expected.to_owned() };
     let (Raw::Text(text) | Raw::Plain(text)) = raw else {
         return Err(no("is no URL"));
     };
     let url = Url::parse(text).map_err(|why| no(&format!("is no URL ({why})")))?;
     if url.scheme() != "https" {
-        return Err(no("is not https, which devices demand"));
+        return Err(no(not_https));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(no("holds a user name or a password"));

@@ -3,17 +3,22 @@
 
 use std::time::Duration;
 
-use super::authorities::{DEVICE, TLS, ends_soon};
+use super::authorities::{DEVICE, TLS, ends_soon, pages_identity, tls_identity};
 use super::signing::PROFILE_SIGNER;
 use super::terms::Differing;
 use super::{App, Error};
-use crate::config::ProfileSigning;
+use crate::config::{DeviceTls, ProfileSigning};
+use crate::model::Timestamp;
+use crate::pki::Identity;
 
 /// How long before its end a device's certificate that the server does not renew is worth a word: finding out how, and
 /// reaching people, takes a while.
 pub const NOT_RENEWED_SOON: Duration = Duration::from_secs(90 * 86_400);
 /// A profile signer that ends so soon should have been replaced long ago.
 pub const SIGNER_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// A certificate in files that ends so soon should have been renewed.
+const FILES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Something that will fail one day if nobody acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +52,10 @@ pub async fn concerns(app: &App) -> Result<Vec<Concern>, Error> {
         let found = format!("the certificate that signs profiles ends at {}", row.not_after);
         concerns.push(Concern { found, action: "the server should have replaced it: look for the reason in its log" });
     }
+    // An open connection is not held while files are read.
+    drop(read);
+    concerns.extend(shown_certificates(app, now).await);
+    let mut read = app.store.begin_read().await?;
     let differing = Differing::between(&read.enabled_by_terms().await?, &app.settings);
     concerns.extend(differing.sentences().into_iter().map(|(found, action)| Concern { found, action }));
     let identities = read.ending_identities(now, NOT_RENEWED_SOON).await?;
@@ -65,6 +74,39 @@ pub async fn concerns(app: &App) -> Result<Vec<Concern>, Error> {
         concerns.push(Concern { found, action: REFUSED });
     }
     Ok(concerns)
+}
+
+/// What is wrong with certificates that listeners show and somebody else renews: those in files.
+async fn shown_certificates(app: &App, now: Timestamp) -> Vec<Concern> {
+    let settings = &app.settings;
+    if settings.devices.tls != DeviceTls::Files {
+        return Vec::new();
+    }
+    let shown = [
+        ("devices", settings.public_url.host(), tls_identity(app).await),
+        ("people", settings.pages_url().host(), pages_identity(app).await),
+    ];
+    let mut concerns: Vec<Concern> = Vec::new();
+    for (who, host, identity) in shown {
+        // What cannot be read keeps the server from starting, and is told where it is taken over.
+        let Ok(Some(Identity { certificate, .. })) = identity else { continue };
+        let subject = &certificate.subject;
+        let mut found = Vec::new();
+        if !certificate.covers(&host) {
+            found.push(format!("the TLS certificate {subject} is not for {host}, by which {who} reach this server"));
+        }
+        if !certificate.valid_at(now) {
+            let (from, to) = (certificate.not_before, certificate.not_after);
+            found.push(format!("the TLS certificate {subject} holds from {from} to {to} only"));
+        } else if certificate.not_after < now.plus(FILES_SOON) {
+            found.push(format!("the TLS certificate {subject} ends at {}", certificate.not_after));
+        }
+        let action = "devices refuse it, or will: put another one in its files (devices.tls_certificate, \
+                      pages.tls_certificate); the server takes it over by itself";
+        concerns.extend(found.into_iter().map(|found| Concern { found, action }));
+    }
+    concerns.dedup();
+    concerns
 }
 
 /// What to do about devices that the server does not renew.

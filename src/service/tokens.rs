@@ -92,12 +92,12 @@ pub async fn authenticate(app: &App, text: &str) -> Result<Option<TokenRow>, Err
     Ok(valid)
 }
 
-/// All tokens, newest first; those that ended too.
+/// Tokens that were made before this one, newest first; those that ended too.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
-pub async fn list(app: &App) -> Result<Vec<TokenRow>, Error> {
-    Ok(app.store.begin_read().await?.tokens().await?)
+pub async fn list(app: &App, before: Option<TokenId>, limit: i64) -> Result<Vec<TokenRow>, Error> {
+    Ok(app.store.begin_read().await?.tokens(before, limit).await?)
 }
 
 /// One token.

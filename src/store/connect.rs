@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Postgres, Sqlite, Transaction};
+use sqlx::{ConnectOptions, Connection as _, Postgres, Sqlite, Transaction};
 
 use super::StoreError;
 use super::polls::Polls;
@@ -96,12 +96,21 @@ impl Store {
             Self::connect_sqlite(&options, create).await?
         } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let connect = postgres_options(url)?;
+            // The pool would try until its time is over, and then say no more than that.
+            let refused = |why: String| {
+                StoreError::Open(format!("cannot connect to PostgreSQL: {why}; check database.url, and that it runs"))
+            };
+            match tokio::time::timeout(POSTGRES_WAIT, connect.connect()).await {
+                Ok(Ok(connection)) => connection.close().await.map_err(|e| refused(e.to_string()))?,
+                Ok(Err(why)) => return Err(refused(why.to_string())),
+                Err(_) => return Err(refused(format!("no answer within {} s", POSTGRES_WAIT.as_secs()))),
+            }
             let pool = PgPoolOptions::new()
                 .max_connections(options.max_connections.max(2))
                 .acquire_timeout(POSTGRES_WAIT)
                 .connect_with(connect)
                 .await
-                .map_err(|e| StoreError::Open(format!("cannot connect to PostgreSQL: {e}; check database.url")))?;
+                .map_err(|e| refused(e.to_string()))?;
             Db::Postgres(pool)
         } else {
             return Err(StoreError::Open("database.url must begin with sqlite: or postgres://".to_owned()));

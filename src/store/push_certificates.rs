@@ -80,9 +80,21 @@ impl Read {
         on!(self, fetch_all, query_scalar(TO_WAKE, topic, after, now, limit))
     }
 
-    /// The newest requests for push certificates.
-    pub async fn push_requests(&mut self, limit: i64) -> Result<Vec<PushRequestRow>, StoreError> {
-        on!(self, fetch_all, query_as("SELECT * FROM push_requests ORDER BY id DESC LIMIT $1", limit))
+    /// Requests for push certificates that were made before this one, newest first.
+    pub async fn push_requests(
+        &mut self,
+        before: Option<PushRequestId>,
+        limit: i64,
+    ) -> Result<Vec<PushRequestRow>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT * FROM push_requests WHERE $1 IS NULL OR id < $1 ORDER BY id DESC LIMIT $2",
+                before,
+                limit
+            )
+        )
     }
 
     /// The key that a certificate answers.

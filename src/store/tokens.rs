@@ -30,9 +30,13 @@ impl Read {
         on!(self, fetch_optional, query_as("SELECT * FROM api_tokens WHERE id = $1", id))
     }
 
-    /// All tokens, newest first.
-    pub async fn tokens(&mut self) -> Result<Vec<TokenRow>, StoreError> {
-        on!(self, fetch_all, query_as("SELECT * FROM api_tokens ORDER BY id DESC LIMIT 10000"))
+    /// Tokens that were made before this one, newest first; revoked and expired ones too.
+    pub async fn tokens(&mut self, before: Option<TokenId>, limit: i64) -> Result<Vec<TokenRow>, StoreError> {
+        on!(
+            self,
+            fetch_all,
+            query_as("SELECT * FROM api_tokens WHERE $1 IS NULL OR id < $1 ORDER BY id DESC LIMIT $2", before, limit)
+        )
     }
 }
 

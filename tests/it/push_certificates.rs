@@ -91,7 +91,7 @@ both_databases! {
         assert_eq!((stored.certificate.topic.as_str(), stored.certificate.is_default), (TOPIC, true));
         assert_eq!(stored.certificate.not_after, answer.identity.certificate.not_after);
         assert!(!stored.replaced);
-        let listed = requests(&t.app).await.unwrap();
+        let listed = requests(&t.app, None, 10).await.unwrap();
         assert_eq!((listed.len(), listed[0].id, listed[0].answered_at), (1, made.id, Some(t.now())));
 
         remove_request(&t.app, &admin, made.id).await.unwrap();
@@ -105,7 +105,7 @@ both_databases! {
         let Err(Error::Invalid { faults, .. }) = request(&t.app, &actor(Role::Admin), wrong).await else { panic!() };
         let pointers: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
         assert_eq!(pointers, ["/name", "/email"]);
-        assert!(requests(&t.app).await.unwrap().is_empty());
+        assert!(requests(&t.app, None, 10).await.unwrap().is_empty());
     }
 
     async fn a_vendor_signs_requests_where_one_is_set(t: TestApp) {
@@ -118,7 +118,7 @@ both_databases! {
         };
         assert_eq!(code, "vendor_certificate");
         assert!(detail.contains("vendor.certificate") && detail.contains("cannot be read"), "{detail}");
-        assert!(requests(&t.app).await.unwrap().is_empty());
+        assert!(requests(&t.app, None, 10).await.unwrap().is_empty());
 
         let vendor = issue(&t, "vendor", 1, DAY).identity;
         std::fs::write(&certificate, vendor.certificate.to_pem()).unwrap();

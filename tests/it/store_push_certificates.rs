@@ -119,11 +119,13 @@ both_databases! {
             ids.insert(0, new.id);
             db.clock.advance(MINUTE);
         }
-        let listed: Vec<_> = tx.push_requests(2).await.unwrap().iter().map(|r| r.id).collect();
+        let listed: Vec<_> = tx.push_requests(None, 2).await.unwrap().iter().map(|r| r.id).collect();
         assert_eq!(listed, ids[..2]);
+        let rest: Vec<_> = tx.push_requests(Some(ids[1]), 2).await.unwrap().iter().map(|r| r.id).collect();
+        assert_eq!(rest, ids[2..]);
         assert!(tx.delete_push_request(ids[0]).await.unwrap());
         assert!(!tx.delete_push_request(ids[0]).await.unwrap());
-        assert_eq!(tx.push_requests(10).await.unwrap().len(), 2);
+        assert_eq!(tx.push_requests(None, 10).await.unwrap().len(), 2);
     }
 
     async fn a_certificate_can_be_taken_away(db: TestDb) {

@@ -43,8 +43,11 @@ both_databases! {
         for row in [&older, &newer] {
             tx.insert_token(row).await.unwrap();
         }
-        let ids: Vec<_> = tx.tokens().await.unwrap().iter().map(|t| t.id).collect();
-        assert_eq!(ids, [newer.id, older.id]);
+        let ids = |rows: Vec<TokenRow>| rows.iter().map(|token| token.id).collect::<Vec<_>>();
+        assert_eq!(ids(tx.tokens(None, 10).await.unwrap()), [newer.id, older.id]);
+        assert_eq!(ids(tx.tokens(None, 1).await.unwrap()), [newer.id]);
+        assert_eq!(ids(tx.tokens(Some(newer.id), 10).await.unwrap()), [older.id]);
+        assert!(tx.tokens(Some(older.id), 10).await.unwrap().is_empty());
     }
 
     async fn a_token_ends_once_and_stays_for_the_record(db: TestDb) {

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::files::mode;
+use super::super::named::mode;
 use super::finding::Report;
 use super::{day, until};
 use crate::model::Timestamp;

@@ -1,11 +1,10 @@
 //! What lies on the disk: the settings, the data directory, the master keys, and the room that is left.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
+use super::super::named::mode;
 use super::super::open;
 use super::finding::Report;
 use crate::config::{DatabaseUrl, Settings};
@@ -113,11 +112,6 @@ pub(super) fn master_keys(report: &mut Report, settings: &Settings) -> Option<Va
         }
     }
     Some(vault)
-}
-
-/// The permission bits of a file.
-pub(super) fn mode(path: &Path) -> Result<u32, std::io::Error> {
-    Ok(fs::metadata(path)?.mode() & 0o777)
 }
 
 fn has_password(url: &str) -> bool {

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::super::Problem;
 use super::admit::Caller;
+use super::cursor::{Page, Window};
 use super::fault::invalid_request;
 use super::file::{File, kind_of};
 use super::input::{At, Body, Creation, Query, Upload, parse};
@@ -45,6 +46,7 @@ pub(super) struct PushRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     signed_request: Option<String>,
     created_at: Timestamp,
+    #[schema(example = "help desk")]
     created_by: String,
     /// When the certificate that answers it was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,10 +66,17 @@ impl From<Requested> for PushRequest {
     }
 }
 
-/// Requests for push certificates.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PushRequests {
-    items: Vec<PushRequest>,
+/// Which requests for push certificates.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct PushRequestQuery {
+    /// Most items of a page.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<i64>,
+    /// Where the page begins: `next_cursor` of the page before.
+    #[param(max_length = 4096)]
+    cursor: Option<String>,
 }
 
 /// What stands in a request. Apple takes no notice of it.
@@ -89,6 +98,7 @@ pub(super) struct PushCertificate {
     /// The topic that devices are enrolled under; it stays the same when the certificate is renewed.
     #[schema(example = "com.apple.mgmt.External.6f1d4b0a-2c55-4f0e-9a5e-0d1b8f3e7c21")]
     topic: String,
+    #[schema(example = "UID=com.apple.mgmt.External.6f1d4b0a-2c55-4f0e-9a5e-0d1b8f3e7c21, CN=APSP:6f1d4b0a, C=US")]
     subject: String,
     sha256: Sha256,
     not_before: Timestamp,
@@ -102,6 +112,7 @@ pub(super) struct PushCertificate {
     devices: i64,
     /// When it was stored.
     created_at: Timestamp,
+    #[schema(example = "help desk")]
     created_by: String,
 }
 
@@ -134,6 +145,7 @@ pub(super) struct PushCertificates {
 /// A topic without a certificate.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TopicWithout {
+    #[schema(example = "com.apple.mgmt.External.0a7c3b52-8d1e-4a39-b0c4-5f2d9e6a1b38")]
     topic: String,
     /// How many devices are enrolled under it.
     devices: i64,
@@ -176,6 +188,7 @@ struct Removal {
 /// What is to be different about a push certificate.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({"default": true}))]
 pub(super) struct PushCertificateChange {
     /// `true`: new devices enroll by this one from now on. Those that are enrolled stay with theirs.
     default: bool,
@@ -183,11 +196,16 @@ pub(super) struct PushCertificateChange {
 
 /// List the requests for push certificates
 ///
-/// The newest hundred.
-#[utoipa::path(get, path = "/api/v1/apns/requests", tag = "Push", responses((status = 200, body = PushRequests)))]
-async fn list_push_requests(State(app): State<App>) -> Result<Json<PushRequests>, Problem> {
-    let requests = push_certificates::requests(&app).await?;
-    Ok(Json(PushRequests { items: requests.into_iter().map(PushRequest::from).collect() }))
+/// Newest first; those that were answered too.
+#[utoipa::path(get, path = "/api/v1/apns/requests", tag = "Push", params(PushRequestQuery),
+    responses((status = 200, body = Page<PushRequest>)))]
+async fn list_push_requests(
+    State(app): State<App>,
+    Query { value: query, list }: Query<PushRequestQuery>,
+) -> Result<Json<Page<PushRequest>>, Problem> {
+    let window = Window::<PushRequestId>::read(query.limit, query.cursor.as_deref(), &list)?;
+    let requests = push_certificates::requests(&app, window.after, window.rows()).await?;
+    Ok(Json(window.page(requests, |requested| requested.id, PushRequest::from)))
 }
 
 /// Request a push certificate

@@ -62,6 +62,7 @@ pub(super) struct App {
     package: Option<Package>,
     created_at: Timestamp,
     /// Who added it.
+    #[schema(example = "help desk")]
     created_by: String,
     updated_at: Timestamp,
 }

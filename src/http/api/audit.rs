@@ -81,7 +81,7 @@ pub(super) struct AuditEntry {
     #[schema(example = "0193f2a0-5b1c-7a11-9d0e-1f2a3b4c5d6e")]
     subject: String,
     /// More about it, by the action.
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Map<String, Value>, example = json!({"request_type": "DeviceLock", "targets": 1}))]
     detail: Value,
     /// The request that it came with.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -47,6 +47,7 @@ pub(super) struct Authority {
     not_after: Timestamp,
     created_at: Timestamp,
     /// The certificate, PEM.
+    #[schema(example = "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n")]
     certificate: String,
 }
 

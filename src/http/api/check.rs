@@ -43,6 +43,13 @@ impl Shape {
         Self { root: root.into(), named: Map::new() }
     }
 
+    /// A schema of the document.
+    #[cfg(test)]
+    pub(super) fn in_document(schema: &Value, document: &Value) -> Self {
+        let named = document["components"]["schemas"].as_object().cloned().unwrap_or_default();
+        Self { root: schema.clone(), named }
+    }
+
     /// The schema of one member of an object.
     pub(super) fn member(&self, name: &str) -> Option<&Value> {
         self.root.get("properties")?.get(name)

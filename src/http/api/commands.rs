@@ -90,6 +90,7 @@ pub(super) struct AcceptedCommand {
 /// A target that does not get a command.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SkippedTarget {
+    #[schema(example = "serial:F2LXK0AAPLJM")]
     target: String,
     #[schema(example = "the enrollment is disabled")]
     reason: String,

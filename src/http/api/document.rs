@@ -6,7 +6,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::super::Problem;
 use super::super::problem::{self, Pointed};
 use super::roles::{RULES, Rule};
-use super::{fault, routes};
+use super::{example, fault, routes};
 
 const ABOUT: &str = "The API of Muster, an MDM server for Apple devices.
 
@@ -55,10 +55,12 @@ pub fn openapi() -> Value {
     document["components"]["schemas"]["Problem"] = json!(Problem::schema());
     document["components"]["schemas"][Pointed::name().as_ref()] = json!(Pointed::schema());
     document["components"]["responses"] = responses();
+    let components = document["components"].clone();
     for rule in RULES {
         let method = rule.method.to_lowercase();
         if let Some(operation) = document["paths"].get_mut(rule.path).and_then(|item| item.get_mut(method)) {
             complete(operation, rule);
+            example::complete(operation, &components);
         }
     }
     document
@@ -166,6 +168,7 @@ fn complete(operation: &mut Value, rule: &Rule) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::Shape;
     use super::*;
 
     #[test]
@@ -185,6 +188,31 @@ mod tests {
             let pointer = reference.split('"').next().unwrap();
             assert!(document.pointer(pointer).is_some(), "{pointer} leads nowhere");
         }
+    }
+
+    #[test]
+    fn every_json_body_has_an_example_that_is_right() {
+        let document = openapi();
+        let (mut seen, mut faults) = (0, Vec::new());
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let answers = operation["responses"].as_object().unwrap().iter();
+                let answers = answers.filter(|(status, _)| status.starts_with('2')).map(|(_, answer)| answer);
+                for body in answers.chain(operation.get("requestBody")) {
+                    let Some(content) = body.pointer("/content/application~1json") else { continue };
+                    let schema = &content["schema"];
+                    let found = example::of(schema, &document["components"]);
+                    let found = content.get("example").cloned().or(found).unwrap_or_default();
+                    assert!(!found.is_null() && found != json!({}), "{method} {path}: no example");
+                    for fault in Shape::in_document(schema, &document).check(&found) {
+                        faults.push(format!("{method} {path}: {}: {}", fault.pointer, fault.detail));
+                    }
+                    seen += 1;
+                }
+            }
+        }
+        assert!(faults.is_empty(), "{faults:#?}");
+        assert!(seen > 40, "the search finds what it is for: {seen}");
     }
 
     #[test]

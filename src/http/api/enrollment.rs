@@ -69,6 +69,7 @@ pub(super) struct EnrollmentLink {
     user_email: Option<String>,
     created_at: Timestamp,
     /// The name of the token that made it.
+    #[schema(example = "help desk")]
     created_by: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,

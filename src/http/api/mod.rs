@@ -10,6 +10,7 @@ mod admit;
 mod check;
 mod cursor;
 mod document;
+mod example;
 mod fault;
 mod file;
 mod input;

@@ -41,6 +41,7 @@ pub(super) struct Profile {
     #[schema(example = "Wi-Fi")]
     name: String,
     /// Its `PayloadUUID`.
+    #[schema(example = "5C1F0A3E-7B64-4E0D-9B1C-2F8A6D3E4B57")]
     payload_uuid: String,
     /// Its `PayloadOrganization`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +59,7 @@ pub(super) struct Profile {
     sha256: Sha256,
     created_at: Timestamp,
     /// Who uploaded it first.
+    #[schema(example = "help desk")]
     created_by: String,
     updated_at: Timestamp,
 }

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::super::Problem;
 use super::admit::Caller;
-use super::input::{At, Creation};
+use super::cursor::{Page, Window};
+use super::input::{At, Creation, Query};
 use super::output::Made;
 use crate::model::{Role, Timestamp, TokenId};
 use crate::service::{App, tokens};
@@ -58,10 +59,17 @@ impl From<TokenRow> for Token {
     }
 }
 
-/// All tokens.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Tokens {
-    items: Vec<Token>,
+/// Which tokens.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct TokenQuery {
+    /// Most items of a page.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<i64>,
+    /// Where the page begins: `next_cursor` of the page before.
+    #[param(max_length = 4096)]
+    cursor: Option<String>,
 }
 
 /// A token to be made.
@@ -90,10 +98,15 @@ pub(super) struct CreatedToken {
 /// List the tokens
 ///
 /// Newest first; those that ended too.
-#[utoipa::path(get, path = "/api/v1/tokens", tag = "Tokens", responses((status = 200, body = Tokens)))]
-async fn list_tokens(State(app): State<App>) -> Result<Json<Tokens>, Problem> {
-    let rows = tokens::list(&app).await?;
-    Ok(Json(Tokens { items: rows.into_iter().map(Token::from).collect() }))
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "Tokens", params(TokenQuery),
+    responses((status = 200, body = Page<Token>)))]
+async fn list_tokens(
+    State(app): State<App>,
+    Query { value: query, list }: Query<TokenQuery>,
+) -> Result<Json<Page<Token>>, Problem> {
+    let window = Window::<TokenId>::read(query.limit, query.cursor.as_deref(), &list)?;
+    let rows = tokens::list(&app, window.after, window.rows()).await?;
+    Ok(Json(window.page(rows, |row| row.id, Token::from)))
 }
 
 /// Make a token

@@ -11,8 +11,6 @@ use crate::store::PushRequestRow;
 const MAX_NAME: usize = 64;
 /// Longest e-mail address, characters.
 const MAX_EMAIL: usize = 128;
-/// The requests that are listed.
-const LISTED: i64 = 100;
 
 /// What stands in a request. Apple takes no notice of it; people who look at the certificate may.
 #[derive(Clone, Debug, Default)]
@@ -82,12 +80,12 @@ pub async fn request(app: &App, actor: &Actor, new: NewRequest) -> Result<Reques
     Ok(requested)
 }
 
-/// The newest requests, without the vendor's signature.
+/// Requests that were made before this one, newest first, without the vendor's signature.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
-pub async fn requests(app: &App) -> Result<Vec<Requested>, Error> {
-    let rows = app.store.begin_read().await?.push_requests(LISTED).await?;
+pub async fn requests(app: &App, before: Option<PushRequestId>, limit: i64) -> Result<Vec<Requested>, Error> {
+    let rows = app.store.begin_read().await?.push_requests(before, limit).await?;
     rows.into_iter().map(|row| signed(row, None)).collect()
 }
 

@@ -32,8 +32,12 @@ impl KeySource {
                     Some(key) => Ok(key),
                     None => {
                         let key = generate(bits).await?;
-                        write(directory, &path, &key)?;
-                        Ok(key)
+                        // Another simulator may have made one meanwhile: the first to keep its key wins.
+                        if write(directory, &path, &key)? {
+                            return Ok(key);
+                        }
+                        let gone = || PhoneError::Internal(format!("{} has just been taken away", path.display()));
+                        read(&path)?.ok_or_else(gone)
                     }
                 }
             }
@@ -81,12 +85,26 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, PhoneError> {
     }
 }
 
-fn write(directory: &Path, path: &Path, key: &PrivateKey) -> Result<(), PhoneError> {
+/// Keeps a key, whole or not at all: it is written beside its place and linked into it. False: there is one already.
+fn write(directory: &Path, path: &Path, key: &PrivateKey) -> Result<bool, PhoneError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let failed = |error: std::io::Error| PhoneError::Internal(format!("{}: {error}", path.display()));
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(key.to_pem().expose().as_bytes()).map_err(failed)
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)
+        .map_err(failed)?;
+    let linked = file.write_all(key.to_pem().expose().as_bytes()).and_then(|()| std::fs::hard_link(&beside, path));
+    std::fs::remove_file(&beside).map_err(failed)?;
+    match linked {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 #[cfg(test)]
@@ -104,5 +122,17 @@ mod tests {
         source.prepare(3, 1024, |_| ()).await.unwrap();
         assert_eq!(std::fs::read_dir(directory.path().join("keys")).unwrap().count(), 4);
         assert!(source.key(4, 1024).await.unwrap_err().to_string().contains("device-00004.pem"));
+    }
+
+    #[tokio::test]
+    async fn the_first_of_two_keys_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("device-00001.pem");
+        let [first, second] = [generate(1024).await.unwrap(), generate(1024).await.unwrap()];
+        assert!(write(directory.path(), &path, &first).unwrap());
+        assert!(!write(directory.path(), &path, &second).unwrap());
+        let kept = read(&path).unwrap().unwrap();
+        assert_eq!(kept.public_key_sha256().unwrap(), first.public_key_sha256().unwrap());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 }

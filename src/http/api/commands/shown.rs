@@ -25,7 +25,7 @@ pub(in super::super) struct ListedCommand {
     #[schema(example = "DeviceLock")]
     request_type: String,
     /// What was asked for, without PINs and other secrets.
-    #[schema(value_type = Object, example = json!({"type": "lock", "message": "Please bring me back."}))]
+    #[schema(value_type = serde_json::Map<String, Value>, example = json!({"type": "lock", "message": "Please bring me back."}))]
     command: Value,
     /// `devices`, or `all`: all that were enrolled when it was accepted.
     #[schema(example = "devices")]
@@ -205,9 +205,10 @@ pub(in super::super) struct Report {
     status: String,
     received_at: Timestamp,
     /// As it was read. Data stands as `{"$data": "base64"}`, dates as `{"$date": "RFC 3339"}`.
-    #[schema(value_type = Object, example = json!({"Status": "Acknowledged"}))]
+    #[schema(value_type = serde_json::Map<String, Value>, example = json!({"Status": "Acknowledged"}))]
     report: Value,
     /// As it came: a property list, in base64.
+    #[schema(example = "PD94bWwgdmVyc2lvbj0iMS4wIiBlbmNvZGluZz0iVVRGLTgiPz4…")]
     raw: String,
 }
 

@@ -126,6 +126,10 @@ pub(in super::super) struct Device {
     /// Its management channels, the device's own first.
     enrollments: Vec<Enrollment>,
     /// What it last told of itself, by kind.
+    #[schema(example = json!({"device_information": {
+        "updated_at": "2026-11-22T05:20:08.123456Z",
+        "data": {"DeviceName": "Front desk iPhone", "OSVersion": "18.1"},
+    }}))]
     inventory: BTreeMap<String, Inventory>,
 }
 

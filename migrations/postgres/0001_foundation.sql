@@ -427,6 +427,7 @@ CREATE TABLE audit (
     at              BIGINT  NOT NULL,
     actor_kind      TEXT    NOT NULL,
     actor           TEXT    NOT NULL,
+    actor_token     UUID,
     action          TEXT    NOT NULL,
     subject_kind    TEXT    NOT NULL,
     subject         TEXT    NOT NULL,

@@ -424,6 +424,7 @@ CREATE TABLE audit (
     at              INTEGER NOT NULL,
     actor_kind      TEXT    NOT NULL,
     actor           TEXT    NOT NULL,
+    actor_token     BLOB,
     action          TEXT    NOT NULL,
     subject_kind    TEXT    NOT NULL,
     subject         TEXT    NOT NULL,

@@ -207,8 +207,7 @@ impl Request {
             }
             App::Manifest(url) => {
                 self.put("ManifestURL", Value::from(url.as_str()));
-                // The query may be what lets one in.
-                self.show("manifest_url", url.split_once('?').map_or(url.as_str(), |(plain, _)| plain));
+                self.show("manifest_url", without_query(url));
             }
         }
         if let Some(flags) = install.management_flags {
@@ -311,9 +310,17 @@ const REDACTED: &str = "[redacted]";
 /// Parts of the names of members that hold secrets in Apple's commands: PIN, UnlockToken, NewPassword, PasswordHash,
 /// BypassCode, and more.
 const SECRET_NAMES: [&str; 8] = ["pin", "password", "passcode", "token", "secret", "code", "hash", "key"];
+/// The member that holds an app's configuration (InstallApplication, Settings): nobody knows which of it is secret.
+const CONFIGURATION: &str = "configuration";
 
 fn hidden(bytes: usize) -> String {
     format!("[{bytes} bytes]")
+}
+
+/// A text for everyone's eyes: of a URL without its query, which may be what lets one in.
+#[must_use]
+pub fn without_query(text: &str) -> &str {
+    if text.contains("://") { text.split_once(['?', '#']).map_or(text, |(plain, _)| plain) } else { text }
 }
 
 /// A payload for everyone's eyes: its shape, without data and without what may be secret. `all` hides every text and
@@ -323,7 +330,8 @@ fn redacted(value: &Value, all: bool) -> serde_json::Value {
         Value::Dictionary(members) => {
             let show = |key: &str, member: &Value| {
                 let key = key.to_lowercase();
-                redacted(member, all || SECRET_NAMES.iter().any(|name| key.contains(name)))
+                let is_secret = key == CONFIGURATION || SECRET_NAMES.iter().any(|name| key.contains(name));
+                redacted(member, all || is_secret)
             };
             members.iter().map(|(key, member)| (key.clone(), show(key, member))).collect::<Map<_, _>>().into()
         }
@@ -331,6 +339,7 @@ fn redacted(value: &Value, all: bool) -> serde_json::Value {
         Value::Data(bytes) => hidden(bytes.len()).into(),
         Value::Boolean(flag) => json!(flag),
         _ if all => REDACTED.into(),
+        Value::String(text) => without_query(text).into(),
         other => to_json(other),
     }
 }

@@ -19,7 +19,7 @@ mod schema;
 mod tests;
 mod verb;
 
-pub use build::{Built, Fill, build};
+pub use build::{Built, Fill, build, without_query};
 pub use guard::{Destruction, destruction, removes_a_profile, resend};
 pub use verb::{App, AppAttributes, InstallApp, Obliteration, Profile, ReturnToService, Verb, Wipe};
 

@@ -355,6 +355,8 @@ fn the_summary_holds_no_secret() {
         json!({ "type": "install_app", "store_id": 1, "configuration": { "a": { "b": ["987654"], "c": 987_654 } } }),
         json!({ "type": "install_app", "manifest_url": "https://apps.example.org/a.plist?ticket=987654" }),
         json!({ "type": "apple", "request_type": "DeviceLock", "payload": { "PIN": "987654" } }),
+        json!({ "type": "apple", "request_type": "InstallApplication", "payload": {
+            "ManifestURL": "https://apps.example.org/a.plist?ticket=987654", "Configuration": { "Login": "987654" } } }),
         json!({ "type": "apple", "request_type": "SetRecoveryLock", "payload": { "NewPassword": "987654" } }),
         json!({ "type": "apple", "request_type": "ClearPasscode", "payload": { "UnlockToken": { "$data": "987654Aa" } } }),
         json!({ "type": "apple", "request_type": "Settings", "payload": { "Settings": [{ "adminPassword": { "x": "987654" } }] } }),

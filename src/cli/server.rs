@@ -70,6 +70,7 @@ impl Server {
             shutdown: shutdown.clone(),
             metrics: metrics.clone(),
             metrics_token: settings.metrics.token.clone(),
+            behind_proxy: settings.admin.behind_proxy,
         };
         let observe = |on_panic: fn() -> Response, routes: Router| {
             let observer = Observer {

@@ -319,7 +319,8 @@ section! {
 section! {
     /// Metrics for Prometheus, at `/metrics` of the admin listener.
     Metrics = "metrics" {
-        /// The bearer token that reads them. Without one they are given to this machine only.
+        /// The bearer token that reads them. Without one they are given to this machine only, and to nobody
+        /// where `admin.behind_proxy` is set.
         token: Option<Secret<String>> = Example("\"a long random text\""),
     }
 }

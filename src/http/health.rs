@@ -33,6 +33,8 @@ pub struct Health {
     pub metrics: Metrics,
     /// The bearer token that may read the metrics. Without one only this machine may.
     pub metrics_token: Option<Secret<String>>,
+    /// Whether a proxy stands before the listener: then what comes from this machine may come from anywhere.
+    pub behind_proxy: bool,
 }
 
 impl Health {
@@ -64,11 +66,11 @@ async fn show_metrics(State(health): State<Health>, extensions: Extensions, head
             // Digests are compared, so that the time tells nothing about the token.
             Sha256::of(given.as_bytes()) == Sha256::of(token.expose().as_bytes())
         }),
-        None => is_local(&extensions, &headers),
+        None => !health.behind_proxy && is_local(&extensions, &headers),
     };
     if !allowed {
         return Problem::unauthorized(
-            "metrics are shown to the token of metrics.token, or without one to this machine",
+            "metrics are shown to the token of metrics.token; without one to this machine, unless admin.behind_proxy is set",
         )
         .into_response();
     }
@@ -101,6 +103,7 @@ mod tests {
             shutdown: Shutdown::new(),
             metrics: Metrics::new("test"),
             metrics_token: token.map(|token| Secret::new(token.to_owned())),
+            behind_proxy: false,
         }
     }
 
@@ -121,6 +124,8 @@ mod tests {
         assert_eq!(ask(&open, "/metrics", "127.0.0.1", None).await, 200);
         assert_eq!(ask(&open, "/metrics", "192.0.2.1", None).await, 401);
         assert_eq!(ask(&open, "/metrics", "127.0.0.1", Some(("x-forwarded-for", "192.0.2.1"))).await, 401);
+        let proxied = Health { behind_proxy: true, ..health(None) };
+        assert_eq!(ask(&proxied, "/metrics", "127.0.0.1", None).await, 401, "it may come through the proxy");
         let closed = health(Some("t0ken"));
         assert_eq!(ask(&closed, "/metrics", "127.0.0.1", None).await, 401);
         assert_eq!(ask(&closed, "/metrics", "127.0.0.1", Some(("authorization", "Bearer wrong"))).await, 401);

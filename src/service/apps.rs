@@ -8,10 +8,12 @@ mod serve;
 mod spool;
 
 use plist::{Dictionary, Value};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::audit::Subject;
 use super::{Actor, App, Error, Fault, idempotency};
+use crate::catalog::without_query;
 use crate::model::{AppId, PackageId, Timestamp};
 use crate::store::{AppFilter, AppRow, PackageRow, Read, Write};
 
@@ -28,7 +30,7 @@ const MAX_ID: usize = 155;
 const MAX_URL: usize = 2048;
 
 /// An app with its package, if it has one here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// The app.
     pub app: AppRow,
@@ -132,14 +134,15 @@ pub async fn create(app: &App, actor: &Actor, new: NewApp) -> Result<Kept, Error
     };
     check(&row)?;
     let mut tx = app.store.begin_write().await?;
-    if let Some(id) = idempotency::earlier::<AppId>(app, &mut tx, actor).await? {
-        return with_package(&mut tx, id).await;
+    if let Some(kept) = idempotency::earlier(app, &mut tx, actor).await? {
+        return Ok(kept);
     }
     tx.insert_app(&row).await?;
     audit(app, &mut tx, actor, "app.created", &row, now).await?;
-    idempotency::remember(app, &mut tx, actor, &row.id).await?;
+    let kept = Kept { app: row, package: None };
+    idempotency::remember(app, &mut tx, actor, &kept).await?;
     tx.commit().await?;
-    Ok(Kept { app: row, package: None })
+    Ok(kept)
 }
 
 /// Changes what is known of an app. `revision` is the one that whoever asks has seen; none: whatever is there.
@@ -149,7 +152,8 @@ pub async fn create(app: &App, actor: &Actor, new: NewApp) -> Result<Kept, Error
 pub async fn change(app: &App, actor: &Actor, id: AppId, revision: Option<i64>, change: Change) -> Result<Kept, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    let old = with_package(&mut tx, id).await?;
+    let row = tx.app_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    let old = Kept { package: package_of(&mut tx, row.package_id).await?, app: row };
     let mut faults = Vec::new();
     let is_package = old.app.kind == "package";
     for (is_wrong, pointer, detail) in [
@@ -188,7 +192,7 @@ pub async fn change(app: &App, actor: &Actor, id: AppId, revision: Option<i64>, 
 pub async fn remove(app: &App, actor: &Actor, id: AppId, revision: Option<i64>) -> Result<(), Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    let row = tx.app(id).await?.ok_or_else(|| not_found(id))?;
+    let row = tx.app_for_update(id).await?.ok_or_else(|| not_found(id))?;
     if !tx.delete_app(id, revision.unwrap_or(row.revision)).await? {
         return Err(changed(id, row.revision));
     }
@@ -253,7 +257,7 @@ async fn audit(
         "bundle_id": row.bundle_id,
         "version": row.version,
         "store_id": row.store_id,
-        "manifest_url": row.manifest_url,
+        "manifest_url": row.manifest_url.as_deref().map(without_query),
     });
     app.audit(tx, actor, action, Subject { kind: "app", id: &row.id.to_string() }, &detail, now).await
 }

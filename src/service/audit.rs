@@ -30,6 +30,7 @@ impl App {
             at: now,
             actor_kind: actor.kind.as_str().to_owned(),
             actor: actor.name.clone(),
+            actor_token: actor.token,
             action: action.to_owned(),
             subject_kind: subject.kind.to_owned(),
             subject: subject.id.to_owned(),

@@ -5,7 +5,7 @@ mod inline;
 mod internal;
 mod manage;
 
-pub use accept::{Accepted, NewCommand, PushNote, Skipped, Targets, accept};
+pub use accept::{Accepted, NewCommand, PushNote, Skipped, Targets, accept, accepted_before};
 pub use internal::{Internal, RENEW};
 pub use manage::{Cancelled, cancel, expire_deliveries, materialize_batch, redeliver};
 

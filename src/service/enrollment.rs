@@ -115,9 +115,8 @@ impl LinkState {
 pub async fn create_link(app: &App, actor: &Actor, new: NewLink) -> Result<CreatedLink, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    if let Some((id, url)) = idempotency::earlier::<(LinkId, String)>(app, &mut tx, actor).await? {
-        let link = tx.link(id).await?.ok_or_else(|| unknown(id))?;
-        return created(view(&mut tx, link, now).await?, url);
+    if let Some((link, url)) = idempotency::earlier::<(Link, String)>(app, &mut tx, actor).await? {
+        return created(LinkView { link, reserved: 0, state: LinkState::Open }, url);
     }
     let new = checked(new, now)?;
     let code = challenge::code(&*app.random);
@@ -145,7 +144,7 @@ pub async fn create_link(app: &App, actor: &Actor, new: NewLink) -> Result<Creat
     });
     let subject = Subject { kind: "enrollment_link", id: &link.id.to_string() };
     app.audit(&mut tx, actor, "enrollment_link.created", subject, &detail, now).await?;
-    idempotency::remember(app, &mut tx, actor, &(link.id, &url)).await?;
+    idempotency::remember(app, &mut tx, actor, &(&link, &url)).await?;
     tx.commit().await?;
     created(LinkView { link, reserved: 0, state: LinkState::Open }, url)
 }

@@ -60,7 +60,21 @@ pub(super) async fn earlier<T: DeserializeOwned>(app: &App, tx: &mut Write, acto
         .map_err(|e| Error::Internal(format!("a remembered answer cannot be read: {e}")))
 }
 
-/// Remembers what a request led to. To be called last before the commit.
+/// As [`earlier`], for what has to be looked at before the transaction of the change begins, because it may not be there
+/// any more. That transaction still asks [`earlier`]: the same request may have come twice at once.
+///
+/// # Errors
+/// As [`earlier`].
+pub(super) async fn before<T: DeserializeOwned>(app: &App, actor: &Actor) -> Result<Option<T>, Error> {
+    if actor.repeat.is_none() {
+        return Ok(None);
+    }
+    // Not committed: the key is taken in the transaction of the change.
+    let mut tx = app.store.begin_write().await?;
+    earlier(app, &mut tx, actor).await
+}
+
+/// Remembers what a request led to, as it is answered. To be called last before the commit.
 ///
 /// # Errors
 /// [`Error::Unavailable`].

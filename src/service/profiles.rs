@@ -31,8 +31,8 @@ pub async fn create(app: &App, actor: &Actor, file: &[u8]) -> Result<ProfileFact
     let read = check(&taken(app).await?, file)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    if let Some(id) = idempotency::earlier::<ProfileId>(app, &mut tx, actor).await? {
-        return tx.profile_facts(id).await?.ok_or_else(|| not_found(id));
+    if let Some(facts) = idempotency::earlier(app, &mut tx, actor).await? {
+        return Ok(facts);
     }
     if let Some(id) = tx.profile_by_identifier(&read.profile.identifier).await? {
         return Err(Error::conflict(
@@ -48,7 +48,7 @@ pub async fn create(app: &App, actor: &Actor, file: &[u8]) -> Result<ProfileFact
     let row = read.into_row(app, file, id, actor, now)?;
     tx.insert_profile(&row).await?;
     audit(app, &mut tx, actor, "profile.created", &row.facts(), now).await?;
-    idempotency::remember(app, &mut tx, actor, &id).await?;
+    idempotency::remember(app, &mut tx, actor, &row.facts()).await?;
     tx.commit().await?;
     Ok(row.facts())
 }
@@ -68,7 +68,7 @@ pub async fn replace(
     let read = check(&taken(app).await?, file)?;
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    let old = tx.profile_facts(id).await?.ok_or_else(|| not_found(id))?;
+    let old = tx.profile_facts_for_update(id).await?.ok_or_else(|| not_found(id))?;
     if old.identifier != read.profile.identifier {
         return Err(invalid(
             "the identifier of a profile stays: under another one devices would keep both",
@@ -94,7 +94,7 @@ pub async fn replace(
 pub async fn remove(app: &App, actor: &Actor, id: ProfileId, revision: Option<i64>) -> Result<(), Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    let old = tx.profile_facts(id).await?.ok_or_else(|| not_found(id))?;
+    let old = tx.profile_facts_for_update(id).await?.ok_or_else(|| not_found(id))?;
     if !tx.delete_profile(id, revision.unwrap_or(old.revision)).await? {
         return Err(changed(id, old.revision));
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::audit::Subject;
 use super::{Actor, App, Error, Fault, authorities, enrollment_profile, idempotency};
-use crate::model::{CaId, ChallengeId, Secret, Timestamp};
+use crate::model::{CaId, ChallengeId, Secret, Sha256, Timestamp};
 use crate::pki::authority::issue_device_certificate;
 use crate::pki::request::Subject as Name;
 use crate::pki::scep::server::{self, ReplyTo, Request, RequestError};
@@ -226,10 +226,10 @@ pub async fn mint_challenge(app: &App, actor: &Actor, new: NewApiChallenge) -> R
     let mut tx = app.store.begin_write().await?;
     let (_, authority) = authorities::issuing_certificate(&mut tx).await?;
     let ca_sha256 = authority.sha256;
-    if let Some((id, code)) = idempotency::earlier::<(ChallengeId, String)>(app, &mut tx, actor).await? {
-        let row = tx.challenge(id).await?.ok_or_else(|| Error::NotFound(format!("challenge {id} is over")))?;
-        let challenge = Secret::new(code);
-        return Ok(Minted { id, challenge, url, ca_sha256, uses: row.uses_allowed, expires_at: row.expires_at });
+    if let Some((id, code, ca_sha256, uses, expires_at)) =
+        idempotency::earlier::<(ChallengeId, String, Sha256, i64, Timestamp)>(app, &mut tx, actor).await?
+    {
+        return Ok(Minted { id, challenge: Secret::new(code), url, ca_sha256, uses, expires_at });
     }
     let uses = new.uses.unwrap_or(1);
     let expires_at = new.expires_at.unwrap_or_else(|| now.plus(app.settings.scep.challenge_lifetime));
@@ -267,7 +267,7 @@ pub async fn mint_challenge(app: &App, actor: &Actor, new: NewApiChallenge) -> R
     let detail = json!({"name": name, "uses": uses, "expires_at": expires_at});
     let subject = Subject { kind: "challenge", id: &id.to_string() };
     app.audit(&mut tx, actor, "challenge.minted", subject, &detail, now).await?;
-    idempotency::remember(app, &mut tx, actor, &(id, code.expose())).await?;
+    idempotency::remember(app, &mut tx, actor, &(id, code.expose(), ca_sha256, uses, expires_at)).await?;
     tx.commit().await?;
     Ok(Minted { id, challenge: code, url, ca_sha256, uses, expires_at })
 }

@@ -43,8 +43,7 @@ pub struct Created {
 pub async fn create(app: &App, actor: &Actor, new: NewToken) -> Result<Created, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
-    if let Some((id, text)) = idempotency::earlier::<(TokenId, String)>(app, &mut tx, actor).await? {
-        let row = tx.token(id).await?.ok_or_else(|| not_found(id))?;
+    if let Some((row, text)) = idempotency::earlier::<(TokenRow, String)>(app, &mut tx, actor).await? {
         return Ok(Created { row, text: Secret::new(text) });
     }
     if new.expires_at.is_some_and(|at| at <= now) {
@@ -69,7 +68,7 @@ pub async fn create(app: &App, actor: &Actor, new: NewToken) -> Result<Created, 
     let subject = Subject { kind: "token", id: &row.id.to_string() };
     let detail = json!({"name": row.name, "role": row.role, "expires_at": row.expires_at});
     app.audit(&mut tx, actor, "token.created", subject, &detail, now).await?;
-    idempotency::remember(app, &mut tx, actor, &(row.id, text.expose())).await?;
+    idempotency::remember(app, &mut tx, actor, &(&row, text.expose())).await?;
     tx.commit().await?;
     Ok(Created { row, text })
 }

@@ -1,10 +1,11 @@
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::{Read, StoreError, Write};
 use crate::model::{AppId, PackageId, Sha256, Timestamp};
 
 /// A kept app's row.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct AppRow {
     pub id: AppId,
@@ -24,7 +25,7 @@ pub struct AppRow {
 }
 
 /// A stored package's row; its bytes are in chunks beside it.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct PackageRow {
     pub id: PackageId,
@@ -115,6 +116,11 @@ impl Read {
 }
 
 impl Write {
+    /// The app with this id; its row is locked until the end of the transaction, so that nobody changes it meanwhile.
+    pub async fn app_for_update(&mut self, id: AppId) -> Result<Option<AppRow>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM apps WHERE id = $1 FOR UPDATE", id))
+    }
+
     /// Adds an app.
     pub async fn insert_app(&mut self, row: &AppRow) -> Result<(), StoreError> {
         run!(

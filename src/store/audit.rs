@@ -2,7 +2,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Read, StoreError, Write};
-use crate::model::{AuditId, Timestamp};
+use crate::model::{AuditId, Timestamp, TokenId};
 
 /// A row of the audit log.
 #[derive(Clone, Debug, FromRow)]
@@ -12,6 +12,7 @@ pub struct AuditRow {
     pub at: Timestamp,
     pub actor_kind: String,
     pub actor: String,
+    pub actor_token: Option<TokenId>,
     pub action: String,
     pub subject_kind: String,
     pub subject: String,
@@ -88,12 +89,14 @@ impl Write {
     pub async fn insert_audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
         run!(
             self,
-            "INSERT INTO audit (id, at, actor_kind, actor, action, subject_kind, subject, detail, request_id, address)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "INSERT INTO audit (id, at, actor_kind, actor, actor_token, action, subject_kind, subject, detail,
+                                request_id, address)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             row.id,
             row.at,
             row.actor_kind.as_str(),
             row.actor.as_str(),
+            row.actor_token,
             row.action.as_str(),
             row.subject_kind.as_str(),
             row.subject.as_str(),

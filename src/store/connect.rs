@@ -287,6 +287,8 @@ fn postgres_options(url: &str) -> Result<PgConnectOptions, StoreError> {
         // The text may hold a password: it is not repeated.
         .map_err(|_| StoreError::Open("the database URL is not a PostgreSQL URL (postgres://user@host/db)".to_owned()))?
         .application_name("muster")
+        // No floats are kept, and PgBouncer refuses connections that set it.
+        .extra_float_digits(None)
         .disable_statement_logging())
 }
 

@@ -29,6 +29,10 @@ fn sqlite_passes_by_itself(code: i64) -> bool {
     matches!(code & 0xff, 5 | 6 | 7 | 8 | 10 | 13 | 14)
 }
 
+/// A prepared statement that is there or gone against all expectation (42P05, 26000) is one of another session.
+const POOLER: &str = "a pooler hands out server connections by transaction without keeping prepared statements: use session \
+                      mode, or PgBouncer 1.21 or later with max_prepared_statements";
+
 fn of_database(error: &dyn DatabaseError) -> StoreError {
     let text = error.message().to_owned();
     if matches!(error.kind(), ErrorKind::UniqueViolation) {
@@ -40,6 +44,9 @@ fn of_database(error: &dyn DatabaseError) -> StoreError {
     } else {
         passes_by_itself(&code)
     };
+    if matches!(&*code, "42P05" | "26000") {
+        return StoreError::Broken(format!("{text}; {POOLER}"));
+    }
     if passes { StoreError::Unavailable(text) } else { StoreError::Broken(text) }
 }
 

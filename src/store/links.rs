@@ -1,10 +1,11 @@
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::{Read, StoreError, Write};
 use crate::model::{ChallengeId, EnrollmentId, LinkId, Sha256, Timestamp};
 
 /// An enrollment link's row.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct Link {
     pub id: LinkId,

@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::{Read, StoreError, Write};
@@ -25,7 +26,7 @@ pub struct ProfileRow {
 }
 
 /// A kept profile's row without its content.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct ProfileFacts {
     pub id: ProfileId,
@@ -76,6 +77,18 @@ pub struct ProfileFilter {
     pub payload_type: Option<String>,
 }
 
+/// The text that reads a profile without its content, with or without a lock.
+macro_rules! profile_facts {
+    ($lock:literal) => {
+        concat!(
+            "SELECT id, identifier, name, payload_uuid, organization, scope, payload_types, sha256, size_bytes, signed,
+                    revision, created_at, created_by, updated_at
+               FROM profiles WHERE id = $1",
+            $lock
+        )
+    };
+}
+
 impl Read {
     /// The profiles that pass the filter, newest first, those before `after` only.
     pub async fn profiles(
@@ -107,16 +120,7 @@ impl Read {
 
     /// The profile with this id, without its content.
     pub async fn profile_facts(&mut self, id: ProfileId) -> Result<Option<ProfileFacts>, StoreError> {
-        on!(
-            self,
-            fetch_optional,
-            query_as(
-                "SELECT id, identifier, name, payload_uuid, organization, scope, payload_types, sha256, size_bytes,
-                        signed, revision, created_at, created_by, updated_at
-                   FROM profiles WHERE id = $1",
-                id
-            )
-        )
+        on!(self, fetch_optional, query_as(profile_facts!(""), id))
     }
 
     /// The profile with this identifier.
@@ -131,6 +135,11 @@ impl Read {
 }
 
 impl Write {
+    /// As [`Read::profile_facts`]; the row is locked until the end of the transaction, so that nobody changes it meanwhile.
+    pub async fn profile_facts_for_update(&mut self, id: ProfileId) -> Result<Option<ProfileFacts>, StoreError> {
+        on!(self, fetch_optional, query_as(profile_facts!(" FOR UPDATE"), id))
+    }
+
     /// Adds a profile; its identifier must be new.
     pub async fn insert_profile(&mut self, row: &ProfileRow) -> Result<(), StoreError> {
         run!(

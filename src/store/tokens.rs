@@ -1,10 +1,11 @@
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
 use super::{Read, StoreError, Write};
 use crate::model::{Role, Sha256, Timestamp, TokenId};
 
 /// An API token's row.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug, FromRow, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
 pub struct TokenRow {
     pub id: TokenId,

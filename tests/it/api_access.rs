@@ -125,12 +125,31 @@ both_databases! {
             .problem(422, "idempotency_key_reused");
         let other = api.post_once("k2", "/api/v1/tokens", &body).await.expect(201);
         assert_ne!(first["id"], other["id"]);
+        api.delete(&format!("/api/v1/tokens/{}", first["id"].as_str().unwrap())).await.expect(204);
+        assert_eq!(api.post_once("k1", "/api/v1/tokens", &body).await.expect(201), first, "as it was when it was made");
         // A failure is not remembered: the corrected request may carry the same key.
         let past = json!({"name": "ci", "role": "viewer", "expires_at": "2001-01-01T00:00:00Z"});
         api.post_once("k3", "/api/v1/tokens", &past).await.problem(422, "invalid_token");
         api.post_once("k3", "/api/v1/tokens", &body).await.expect(201);
         api.post_once(&"k".repeat(201), "/api/v1/tokens", &body).await.problem(400, "bad_header");
         assert_eq!(api.t.audited().await.iter().filter(|action| *action == "token.created").count(), 6);
+    }
+
+    async fn two_tokens_of_one_name_are_told_apart_in_the_audit_log(api: Api) {
+        let body = json!({"name": "ci", "role": "admin"});
+        for _ in 0..2 {
+            let made = api.post("/api/v1/tokens", &body).await.expect(201);
+            let bearer = format!("Bearer {}", made["token"].as_str().unwrap());
+            let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+            let link = json!({"name": "reception"}).to_string();
+            let mut request = http::Request::post("/api/v1/enrollment-links");
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            api.send(request.body(Body::from(link)).unwrap()).await.expect(201);
+            let log = api.get("/api/v1/audit?action=enrollment_link.created&limit=1").await.expect(200);
+            assert_eq!((&log["items"][0]["actor"], &log["items"][0]["actor_token"]), (&json!("ci"), &made["id"]));
+        }
     }
 
     async fn the_same_creation_at_once_is_one(api: Api) {

@@ -155,6 +155,19 @@ both_databases! {
         let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
         let another = f.api.call(Role::Operator, "POST", COMMANDS, &headers, Body::from(body.to_string())).await.expect(202);
         assert_ne!(another["id"], first["id"]);
+        // The device may be gone by the time that a client asks again because its first answer was lost.
+        f.api.delete(&format!("/api/v1/devices/{id}")).await.expect(204);
+        assert_eq!(f.api.post_once("k", COMMANDS, &body).await.expect(202), first);
+    }
+
+    async fn a_profile_or_app_that_is_not_there_is_a_fault_of_the_command(f: Fleet) {
+        let (_, id) = f.phone("U1").await;
+        let nothing = "00000000-0000-7000-8000-000000000000";
+        for (verb, member) in [("install_profile", "profile_id"), ("install_app", "app_id")] {
+            let body = json!({"targets": {"devices": [id]}, "command": {"type": verb, member: nothing}});
+            let problem = f.api.post(COMMANDS, &body).await.problem(422, "invalid_command");
+            assert_eq!(problem["errors"][0]["pointer"], format!("/command/{member}"));
+        }
     }
 
     async fn deliveries_come_in_pages_and_by_state(f: Fleet) {

@@ -83,7 +83,9 @@ both_databases! {
         assert_eq!(read.headers[CONTENT_TYPE], "application/x-apple-aspen-config");
         assert!(read.headers[CONTENT_DISPOSITION].to_str().unwrap().contains(".mobileconfig"));
 
-        api.call(Role::Operator, "DELETE", &place, &[], Body::empty()).await.expect(204);
+        let stale = [("if-match", "\"2\"")];
+        api.call(Role::Operator, "DELETE", &place, &stale, Body::empty()).await.problem(412, "revision_mismatch");
+        api.call(Role::Operator, "DELETE", &place, &[("if-match", "\"3\"")], Body::empty()).await.expect(204);
         api.get(&place).await.problem(404, "not_found");
         api.get(&content).await.problem(404, "not_found");
     }
@@ -110,7 +112,26 @@ both_databases! {
     async fn the_same_upload_sent_twice_makes_one_profile(api: Api) {
         let headers = [PROFILE, ("idempotency-key", "first try")];
         let post = async || send(&api, Role::Operator, "POST", "/api/v1/profiles", &headers, WIFI).await.expect(201);
-        assert_eq!(post().await, post().await);
+        let made = post().await;
+        assert_eq!(post().await, made);
+        // Also when it has been deleted since: the first answer may have been lost.
+        let place = format!("/api/v1/profiles/{}", made["id"].as_str().unwrap());
+        api.delete(&place).await.expect(204);
+        assert_eq!(post().await, made);
+        api.get(&place).await.problem(404, "not_found");
+    }
+
+    async fn whatever_is_there_is_changed_by_all_who_ask_at_once(api: Api) {
+        let made = send(&api, Role::Operator, "POST", "/api/v1/profiles", &[PROFILE], WIFI).await.expect(201);
+        let place = format!("/api/v1/profiles/{}", made["id"].as_str().unwrap());
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let (api, place) = (api.clone(), place.clone());
+            let headers = [PROFILE, ("if-match", "*")];
+            asked.spawn(async move { send(&api, Role::Operator, "PUT", &place, &headers, WIFI).await.expect(200) });
+        }
+        asked.join_all().await;
+        assert_eq!(api.get(&place).await.headers[ETAG], "\"9\"");
     }
 
     async fn profiles_and_apps_come_in_pages(api: Api) {
@@ -168,8 +189,22 @@ both_databases! {
         assert_eq!(changed.headers[ETAG], "\"2\"");
         assert_eq!(changed.expect(200)["name"], "Our notes");
         api.call(Role::Viewer, "DELETE", &place, &[], Body::empty()).await.problem(403, "forbidden");
+        let stale = [("if-match", "\"1\"")];
+        api.call(Role::Operator, "DELETE", &place, &stale, Body::empty()).await.problem(412, "revision_mismatch");
         api.delete(&place).await.expect(204);
         api.delete(&place).await.problem(404, "not_found");
+    }
+
+    async fn a_viewer_sees_no_ticket_in_the_url_of_a_manifest(api: Api) {
+        let url = "https://apps.example.org/notes.plist?ticket=987654";
+        let new = json!({"name": "Notes", "manifest_url": url});
+        let made = api.json(Role::Operator, "POST", "/api/v1/apps", &new).await.expect(201);
+        assert_eq!(made["manifest_url"], url);
+        let place = format!("/api/v1/apps/{}", made["id"].as_str().unwrap());
+        for path in ["/api/v1/apps", &place, "/api/v1/audit"] {
+            let shown = api.call(Role::Viewer, "GET", path, &[], Body::empty()).await.expect(200).to_string();
+            assert!(shown.contains("https://apps.example.org/notes.plist") && !shown.contains("987654"), "{path}: {shown}");
+        }
     }
 
     async fn a_package_sent_again_under_its_key_is_kept_once(api: Api) {

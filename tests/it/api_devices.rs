@@ -10,9 +10,6 @@ use crate::support::api::{Fleet, walk, with_plain_ids};
 use crate::support::edge::YEAR;
 use crate::support::rows::DAY;
 
-/// A report that tells something secret.
-const SECURITY_INFO: &str = r#"{"FDE_Enabled": true, "FDE_PersonalRecoveryKeyCMS": {"$data": "AQID"}}"#;
-
 both_databases! {
     async fn devices_are_listed_in_every_order_page_by_page(f: Fleet) {
         for (udid, name) in [("U1", "beta"), ("U2", "Alpha"), ("U3", "gamma"), ("U4", "alpha"), ("U5", "Änne")] {
@@ -89,14 +86,24 @@ both_databases! {
 
     async fn a_device_shows_what_is_known_of_it(f: Fleet) {
         let (phone, id) = f.phone("U1").await;
-        let mut tx = f.edge.t.db.write().await;
-        tx.put_inventory(phone.device_id().await, "security_info", SECURITY_INFO, f.edge.t.now()).await.unwrap();
-        tx.commit().await.unwrap();
+        let new = json!({"targets": {"devices": [id]}, "command": {"type": "security_info"}});
+        let asked = f.api.post("/api/v1/commands", &new).await.expect(202);
+        let command = phone.idle().await.unwrap();
+        let members = [
+            ("FDE_Enabled".to_owned(), plist::Value::Boolean(true)),
+            ("FDE_PersonalRecoveryKeyCMS".to_owned(), plist::Value::Data(vec![1, 2, 3])),
+        ];
+        let told = [("SecurityInfo", plist::Value::Dictionary(members.into_iter().collect()))];
+        phone.report_with("Acknowledged", Some(&command.uuid), &told).await;
         let mut shown = f.api.get(&format!("/api/v1/devices/{id}")).await.expect(200);
         let as_viewer = f.api.call(Role::Viewer, "GET", "/api/v1/devices/udid:U1", &[], Body::empty()).await.expect(200);
         let secret = |shown: &Value| shown["inventory"]["security_info"]["data"]["FDE_PersonalRecoveryKeyCMS"].clone();
-        assert_eq!(secret(&shown)["$data"], "AQID");
-        assert_eq!(secret(&as_viewer), "[redacted]");
+        assert_eq!((secret(&shown), secret(&as_viewer)), (json!("[redacted]"), json!("[redacted]")));
+        let kept = f.edge.t.db.texts("SELECT data FROM inventory").await.concat();
+        assert!(!kept.contains("AQID"), "what is secret does not lie open in the database: {kept}");
+        let at = format!("/api/v1/commands/{}/deliveries/{}/report", asked["id"].as_str().unwrap(), phone.id().await);
+        let report = f.api.get(&at).await.expect(200);
+        assert_eq!(report["report"]["SecurityInfo"]["FDE_PersonalRecoveryKeyCMS"]["$data"], "AQID");
         assert!(!as_viewer.to_string().contains("magic"), "push tokens and magic are shown to nobody");
         assert_eq!(shown["enrollments"][0]["identities"].as_array().unwrap().len(), 1);
         // The certificate is another one each time.

@@ -12,6 +12,7 @@ fn audit(db: &TestDb) -> AuditRow {
         at: db.now(),
         actor_kind: "token".to_owned(),
         actor: "ci".to_owned(),
+        actor_token: Some(db.id(TokenId::new)),
         action: "device.removed".to_owned(),
         subject_kind: "device".to_owned(),
         subject: "UDID-1".to_owned(),

@@ -14,9 +14,10 @@ use super::admit::Caller;
 use super::cursor::{MAX_LIMIT, Page, Window};
 use super::fault::{invalid_request, too_many_uploads};
 use super::file::{File, kind_of};
-use super::input::{At, Body, Creation, IfMatch, Query, announced};
+use super::input::{At, Body, Creation, IfMatch, MaybeIfMatch, Query, announced};
 use super::output::{Made, Tagged};
-use crate::model::{AppId, Sha256, Timestamp};
+use crate::catalog::without_query;
+use crate::model::{AppId, Role, Sha256, Timestamp};
 use crate::service::apps::{self, Kept, NotUploaded, Reference};
 use crate::service::{self, Fault};
 use crate::store::AppFilter;
@@ -55,7 +56,7 @@ pub(super) struct App {
     /// Its number in the App Store.
     #[serde(skip_serializing_if = "Option::is_none")]
     store_id: Option<i64>,
-    /// Where its manifest is, if not here.
+    /// Where its manifest is, if not here; for viewers without the query, which may be what lets one in.
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +96,16 @@ pub(super) struct Package {
     size_bytes: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<Sha256>,
+}
+
+impl App {
+    /// As a caller may see it: what lets one in, in the query of a URL, is for those who install it.
+    fn seen_by(mut self, caller: &Caller) -> Self {
+        if !caller.is_at_least(Role::Operator) {
+            self.manifest_url = self.manifest_url.map(|url| without_query(&url).to_owned());
+        }
+        self
+    }
 }
 
 impl From<Kept> for App {
@@ -220,12 +231,16 @@ struct PackageFacts {
 /// Newest first.
 #[utoipa::path(get, path = "/api/v1/apps", tag = "Apps", params(Filters),
     responses((status = 200, body = Page<App>)))]
-async fn list_apps(State(app): State<service::App>, query: Query<Filters>) -> Result<Json<Page<App>>, Problem> {
+async fn list_apps(
+    State(app): State<service::App>,
+    caller: Caller,
+    query: Query<Filters>,
+) -> Result<Json<Page<App>>, Problem> {
     let Filters { kind, bundle_id, limit, cursor } = query.value;
     let window = Window::<AppId>::read(limit, cursor.as_deref(), &query.list)?;
     let filter = AppFilter { kind: kind.map(|kind| kind.as_str().to_owned()), bundle_id };
     let rows = apps::list(&app, &filter, window.after, window.rows()).await?;
-    Ok(Json(window.page(rows, |kept| kept.app.id, App::from)))
+    Ok(Json(window.page(rows, |kept| kept.app.id, |kept| App::from(kept).seen_by(&caller))))
 }
 
 /// Add an app
@@ -272,8 +287,12 @@ async fn upload_package(
 /// Show an app
 #[utoipa::path(get, path = "/api/v1/apps/{id}", tag = "Apps", params(("id" = AppId, Path)),
     responses((status = 200, body = App, headers(("ETag" = String)))))]
-async fn get_app(State(app): State<service::App>, At(id): At<AppId>) -> Result<Tagged<Json<App>>, Problem> {
-    Ok(tagged(apps::get(&app, id).await?, Json))
+async fn get_app(
+    State(app): State<service::App>,
+    caller: Caller,
+    At(id): At<AppId>,
+) -> Result<Tagged<Json<App>>, Problem> {
+    Ok(tagged(apps::get(&app, id).await?, |kept| Json(kept.seen_by(&caller))))
 }
 
 /// Change an app
@@ -298,9 +317,15 @@ async fn change_app(
 ///
 /// With its package, which devices cannot fetch any more. The app stays on the devices that have it; `remove_app` takes
 /// it from there.
-#[utoipa::path(delete, path = "/api/v1/apps/{id}", tag = "Apps", params(("id" = AppId, Path)),
+#[utoipa::path(delete, path = "/api/v1/apps/{id}", tag = "Apps",
+    params(("id" = AppId, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` of what you have read, or `*`")),
     responses((status = 204, description = "It is not kept any more")))]
-async fn delete_app(State(app): State<service::App>, caller: Caller, At(id): At<AppId>) -> Result<StatusCode, Problem> {
-    apps::remove(&app, &caller.0, id, None).await?;
+async fn delete_app(
+    State(app): State<service::App>,
+    caller: Caller,
+    At(id): At<AppId>,
+    MaybeIfMatch(revision): MaybeIfMatch,
+) -> Result<StatusCode, Problem> {
+    apps::remove(&app, &caller.0, id, revision).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use super::super::Problem;
 use super::cursor::{Page, Window};
 use super::input::Query;
-use crate::model::{AuditId, Timestamp};
+use crate::model::{AuditId, Timestamp, TokenId};
 use crate::service::{App, history};
 use crate::store::{AuditFilter, AuditRow};
 
@@ -74,6 +74,9 @@ pub(super) struct AuditEntry {
     /// The name of the token, Apple's id of the device, `server` or `command line`.
     #[schema(example = "help desk")]
     actor: String,
+    /// The id of the token, for a token: names need not be unique.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actor_token: Option<TokenId>,
     #[schema(example = "command.accepted")]
     action: String,
     #[schema(example = "command")]
@@ -99,6 +102,7 @@ impl From<AuditRow> for AuditEntry {
             at: row.at,
             actor_kind: row.actor_kind,
             actor: row.actor,
+            actor_token: row.actor_token,
             action: row.action,
             subject_kind: row.subject_kind,
             subject: row.subject,

@@ -133,6 +133,9 @@ impl From<Accepted> for AcceptedCommand {
 #[utoipa::path(post, path = "/api/v1/commands", tag = "Commands", request_body = NewCommand,
     responses((status = 202, body = AcceptedCommand, headers(("Location" = String)))))]
 async fn send_command(State(app): State<App>, Creation(actor, new): Creation<NewCommand>) -> Result<Response, Problem> {
+    if let Some(accepted) = commands::accepted_before(&app, &actor).await? {
+        return Ok(answer(accepted));
+    }
     let new = commands::NewCommand {
         targets: targets(&app, new.targets).await?,
         command: new.command,
@@ -141,13 +144,17 @@ async fn send_command(State(app): State<App>, Creation(actor, new): Creation<New
         priority: new.priority,
         no_push: new.no_push.unwrap_or(false),
     };
-    let accepted = AcceptedCommand::from(commands::accept(&app, &actor, new).await?);
+    Ok(answer(commands::accept(&app, &actor, new).await?))
+}
+
+fn answer(accepted: Accepted) -> Response {
+    let accepted = AcceptedCommand::from(accepted);
     let at = format!("/api/v1/commands/{}", accepted.id);
     let mut response = (StatusCode::ACCEPTED, Json(accepted)).into_response();
     if let Ok(at) = HeaderValue::from_str(&at) {
         response.headers_mut().insert(LOCATION, at);
     }
-    Ok(response)
+    response
 }
 
 async fn targets(app: &App, new: NewTargets) -> Result<commands::Targets, Problem> {

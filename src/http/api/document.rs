@@ -126,8 +126,9 @@ fn complete(operation: &mut Value, rule: &Rule) {
     if rule.method != "GET" || rule.path.contains("/devices/{id}") {
         statuses.push(409);
     }
-    if parameters.iter().any(|parameter| parameter["name"] == "If-Match") {
-        statuses.extend([400, 412, 428]);
+    if let Some(condition) = parameters.iter().find(|parameter| parameter["name"] == "If-Match") {
+        statuses.extend([400, 412]);
+        statuses.extend((condition["required"] == true).then_some(428));
     }
     // What makes something (201), or takes it on (202), can be sent again safely.
     let mut makes_something = false;

@@ -232,6 +232,21 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
+/// As [`IfMatch`], where the header may be left out (RFC 9110, section 13.1.1: one that is sent must hold).
+pub(super) struct MaybeIfMatch(pub(super) Option<i64>);
+
+impl<S: Sync> FromRequestParts<S> for MaybeIfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        if !parts.headers.contains_key(IF_MATCH) {
+            return Ok(Self(None));
+        }
+        let IfMatch(revision) = IfMatch::from_request_parts(parts, state).await?;
+        Ok(Self(revision))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

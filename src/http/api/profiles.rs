@@ -13,7 +13,7 @@ use super::super::Problem;
 use super::admit::Caller;
 use super::cursor::{MAX_LIMIT, Page, Window};
 use super::file::{File, attachment, kind_of};
-use super::input::{At, IfMatch, Query, Upload};
+use super::input::{At, IfMatch, MaybeIfMatch, Query, Upload};
 use super::output::{Made, Tagged};
 use crate::model::{ProfileId, Sha256, Timestamp};
 use crate::service::{App, profiles};
@@ -169,10 +169,16 @@ async fn replace_profile(
 /// Delete a profile
 ///
 /// It stays on the devices that have it; `remove_profile` takes it from there.
-#[utoipa::path(delete, path = "/api/v1/profiles/{id}", tag = "Profiles", params(("id" = ProfileId, Path)),
+#[utoipa::path(delete, path = "/api/v1/profiles/{id}", tag = "Profiles",
+    params(("id" = ProfileId, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` of what you have read, or `*`")),
     responses((status = 204, description = "It is not kept any more")))]
-async fn delete_profile(State(app): State<App>, caller: Caller, At(id): At<ProfileId>) -> Result<StatusCode, Problem> {
-    profiles::remove(&app, &caller.0, id, None).await?;
+async fn delete_profile(
+    State(app): State<App>,
+    caller: Caller,
+    At(id): At<ProfileId>,
+    MaybeIfMatch(revision): MaybeIfMatch,
+) -> Result<StatusCode, Problem> {
+    profiles::remove(&app, &caller.0, id, revision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

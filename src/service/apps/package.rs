@@ -73,7 +73,7 @@ pub async fn upload<E>(
     };
     let spooled = spool(app, is_again.map_err(Error::from)?, body).await?;
     let actor = &recognized(actor, spooled.sha256);
-    if let Some(kept) = earlier(app, actor).await? {
+    if let Some(kept) = idempotency::before(app, actor).await? {
         return Ok(kept);
     }
     let (spooled, facts) = look_at(spooled).await?;
@@ -123,21 +123,6 @@ fn recognized(actor: &Actor, body: Sha256) -> Actor {
         repeat.request = Sha256::of(format!("{} {}", repeat.request.hex(), body.hex()).as_bytes());
     }
     actor
-}
-
-/// What the same request led to before.
-async fn earlier(app: &App, actor: &Actor) -> Result<Option<Kept>, Error> {
-    if actor.repeat.is_none() {
-        return Ok(None);
-    }
-    // Not committed: the key is taken in the transaction that keeps the app.
-    let mut tx = app.store.begin_write().await?;
-    let found = idempotency::earlier(app, &mut tx, actor).await?;
-    drop(tx);
-    match found {
-        Some(id) => super::get(app, id).await.map(Some),
-        None => Ok(None),
-    }
 }
 
 async fn spool<E>(
@@ -254,21 +239,22 @@ async fn keep(
         updated_at: now,
     };
     let mut tx = app.store.begin_write().await?;
-    if let Some(id) = idempotency::earlier(app, &mut tx, actor).await? {
+    if let Some(kept) = idempotency::earlier(app, &mut tx, actor).await? {
         // The same request, sent twice at once: the other one was first.
         drop(tx);
         take_away_or_leave(app, package.id).await;
-        return super::get(app, id).await;
+        return Ok(kept);
     }
     if !tx.finish_package(package.id, sha256, now).await? {
         return Err(Error::Unavailable("the upload took so long that it was given up meanwhile".to_owned()));
     }
     tx.insert_app(&row).await?;
     audit(app, &mut tx, actor, "app.created", &row, now).await?;
-    idempotency::remember(app, &mut tx, actor, &row.id).await?;
-    tx.commit().await?;
     let package = PackageRow { sha256: Some(sha256), ready_at: Some(now), ..package.clone() };
-    Ok(Kept { app: row, package: Some(package) })
+    let kept = Kept { app: row, package: Some(package) };
+    idempotency::remember(app, &mut tx, actor, &kept).await?;
+    tx.commit().await?;
+    Ok(kept)
 }
 
 fn over_quota(quota: u64) -> Error {

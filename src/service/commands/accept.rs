@@ -77,6 +77,14 @@ pub enum PushNote {
     NotPossible(String),
 }
 
+/// What the same request led to before: to be asked before its targets are looked for, which may be gone by now.
+///
+/// # Errors
+/// [`Error::Invalid`] `idempotency_key_reused`.
+pub async fn accepted_before(app: &App, actor: &Actor) -> Result<Option<Accepted>, Error> {
+    idempotency::before(app, actor).await
+}
+
 /// Accepts a command: from here on it cannot be lost. One transaction holds the command, its deliveries, the wake-ups
 /// and the audit row.
 ///
@@ -249,21 +257,34 @@ async fn fill_for_all(app: &App, tx: &mut Write, built: &Built) -> Result<(Dicti
             Fill::UnlockToken => left.push(AtDelivery::UnlockToken),
             Fill::ReturnToServiceProfile => left.push(AtDelivery::ReturnToServiceProfile),
             Fill::StoredProfile(id) => {
-                if let Some(detail) = profiles::kept_fault(app, tx, *id).await? {
-                    let fault = Fault { pointer: "/command/profile_id".to_owned(), detail };
+                let at = "/command/profile_id";
+                let found = profiles::kept_fault(app, tx, *id).await.map_err(|error| missing(at, error))?;
+                if let Some(detail) = found {
+                    let fault = Fault { pointer: at.to_owned(), detail };
                     return Err(invalid("the command cannot be sent as it is", vec![fault]));
                 }
                 let bytes = profiles::for_install(app, tx, *id).await?;
                 payload.insert("Payload".to_owned(), Value::Data(bytes));
             }
             Fill::App(id) => {
-                let reference = apps::reference(app, tx, *id).await?;
+                let reference =
+                    apps::reference(app, tx, *id).await.map_err(|error| missing("/command/app_id", error))?;
                 reference.put_into(&mut payload);
             }
             Fill::EnrollmentProfileIdentifier => left.push(AtDelivery::EnrollmentProfileIdentifier),
         }
     }
     Ok((payload, deliveries::fills_to_json(&left)))
+}
+
+/// What a command names and is not there is a fault of the command: only the path of a request is not found.
+fn missing(pointer: &str, error: Error) -> Error {
+    match error {
+        Error::NotFound(detail) => {
+            invalid("the command cannot be sent as it is", vec![Fault { pointer: pointer.to_owned(), detail }])
+        }
+        other => other,
+    }
 }
 
 /// The guard on destruction. It looks at the request that goes out, whatever verb made it.

@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::audit::Subject;
@@ -22,7 +23,7 @@ pub struct NewRequest {
 }
 
 /// A request for a push certificate, whose key is kept here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Requested {
     /// Its id.
     pub id: PushRequestId,
@@ -67,15 +68,14 @@ pub async fn request(app: &App, actor: &Actor, new: NewRequest) -> Result<Reques
     };
     let requested = signed(row.clone(), vendor.as_ref())?;
     let mut tx = app.store.begin_write().await?;
-    if let Some(id) = idempotency::earlier::<PushRequestId>(app, &mut tx, actor).await? {
-        let earlier = tx.push_request(id).await?.ok_or_else(|| not_found(id))?;
-        return signed(earlier, vendor.as_ref());
+    if let Some(earlier) = idempotency::earlier(app, &mut tx, actor).await? {
+        return Ok(earlier);
     }
     tx.insert_push_request(&row).await?;
     let subject = Subject { kind: "push_request", id: &id.to_string() };
     let detail = json!({ "subject": csr.subject });
     app.audit(&mut tx, actor, "push_request.created", subject, &detail, now).await?;
-    idempotency::remember(app, &mut tx, actor, &id).await?;
+    idempotency::remember(app, &mut tx, actor, &requested).await?;
     tx.commit().await?;
     Ok(requested)
 }

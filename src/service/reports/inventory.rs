@@ -1,6 +1,7 @@
 //! What reports tell about a device.
 
 use plist::{Dictionary, Value};
+use serde_json::Value as Json;
 
 use super::super::{Error, terms};
 use crate::model::Timestamp;
@@ -30,7 +31,10 @@ pub(super) async fn take_over(
     }
     let Some((_, member, kind)) = KEPT.iter().find(|(known, _, _)| *known == request_type) else { return Ok(()) };
     let Some(value) = body.get(member) else { return Ok(()) };
-    tx.put_inventory(enrollment.device_id, kind, &to_json(value).to_string(), now).await?;
+    // Inventory is read by everybody and lies open in the database; the report is sealed, and has it all.
+    let mut shown = to_json(value);
+    hide_secrets(&mut shown);
+    tx.put_inventory(enrollment.device_id, kind, &shown.to_string(), now).await?;
     if let (&"device_information", Value::Dictionary(answers)) = (kind, value) {
         tx.update_device(enrollment.device_id, &facts(answers), now).await?;
     }
@@ -53,5 +57,47 @@ fn facts(answers: &Dictionary) -> DeviceFacts {
         imei: text("IMEI"),
         supervised: answers.get("IsSupervised").and_then(Value::as_boolean),
         ..DeviceFacts::default()
+    }
+}
+
+/// Parts of names under which devices tell secrets: push tokens, recovery keys, bypass and redemption codes.
+const SECRET_NAMES: &[&str] = &["Token", "RecoveryKey", "BypassCode", "RedemptionCode", "Password", "PIN"];
+
+/// Takes out what stands under a name of a secret. Flags and numbers stay: they only say that there is one.
+fn hide_secrets(value: &mut Json) {
+    match value {
+        Json::Object(members) => {
+            for (name, value) in members {
+                let is_secret = SECRET_NAMES.iter().any(|secret| name.contains(secret));
+                match value {
+                    Json::Bool(_) | Json::Number(_) | Json::Null => {}
+                    value if is_secret => *value = Json::from("[redacted]"),
+                    value => hide_secrets(value),
+                }
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(hide_secrets),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_secret_is_hidden_and_that_there_is_one_is_not() {
+        let mut data = json!({
+            "FDE_Enabled": true, "FDE_HasPersonalRecoveryKey": true, "FDE_PersonalRecoveryKeyCMS": {"$data": "AQID"},
+            "PasscodePresent": true, "List": [{"PushToken": "abc", "Name": "x"}],
+        });
+        hide_secrets(&mut data);
+        let shown = json!({
+            "FDE_Enabled": true, "FDE_HasPersonalRecoveryKey": true, "FDE_PersonalRecoveryKeyCMS": "[redacted]",
+            "PasscodePresent": true, "List": [{"PushToken": "[redacted]", "Name": "x"}],
+        });
+        assert_eq!(data, shown);
     }
 }

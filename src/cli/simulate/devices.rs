@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::super::progress;
 use super::super::{Error, SystemClock, SystemRandomness, asked_to_end, block_on};
 use crate::pki::Certificate;
 use crate::simulator::apns::ControlClient;
@@ -81,9 +81,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Error> {
 async fn simulate(arguments: &Arguments) -> Result<Summary, Error> {
     let count = usize::try_from(arguments.count).unwrap_or(usize::MAX);
     let keys = arguments.keys.clone().map_or(KeySource::Generate, KeySource::Directory);
-    let bar = bar(count, "keys");
-    keys.prepare(count, KEY_BITS, |_| bar.inc(1)).await.map_err(|e| Error::Simulator(e.to_string()))?;
-    bar.finish_and_clear();
+    if arguments.keys.is_some() {
+        let made = progress::Progress::of(count, "keys");
+        keys.prepare(count, KEY_BITS, |_| made.step()).await.map_err(|e| Error::Simulator(e.to_string()))?;
+        made.clear();
+    }
 
     let wakes = match &arguments.apns {
         Some(url) => WakeService::Remote(ControlClient::new(url.clone()).map_err(|e| Error::Simulator(e.to_string()))?),
@@ -113,7 +115,7 @@ async fn simulate(arguments: &Arguments) -> Result<Summary, Error> {
     let environment = Environment { clock: Arc::new(SystemClock), random: Arc::new(SystemRandomness), keys, wakes };
 
     let stop = CancellationToken::new();
-    let progress = progress(count, arguments.enroll_only.then(|| stop.clone()));
+    let progress = shown(count, arguments.enroll_only.then(|| stop.clone()));
     let ends = end(stop.clone(), arguments.seconds.map(Duration::from_secs));
     let fleet = fleet::run(options, environment, arguments.enroll_url.clone(), progress, stop);
     tokio::pin!(fleet, ends);
@@ -139,22 +141,13 @@ async fn end(stop: CancellationToken, after: Option<Duration>) {
     stop.cancel();
 }
 
-fn bar(count: usize, what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX));
-    if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len}") {
-        bar.set_style(style);
-    }
-    bar.set_message(what);
-    bar
-}
-
 /// Shows how many have enrolled, and says "stop" when all have, if that is wanted.
-fn progress(count: usize, stop_when_enrolled: Option<CancellationToken>) -> Progress {
-    let bar = bar(count, "enrolled");
+fn shown(count: usize, stop_when_enrolled: Option<CancellationToken>) -> Progress {
+    let bar = progress::Progress::of(count, "enrolled");
     let settled = AtomicUsize::new(0);
     Arc::new(move |event: &Event| match &event.what {
         What::Enrolled | What::EnrollmentFailed(_) => {
-            bar.inc(1);
+            bar.step();
             if settled.fetch_add(1, Ordering::SeqCst) + 1 == count {
                 bar.finish();
                 if let Some(stop) = &stop_when_enrolled {
@@ -162,7 +155,7 @@ fn progress(count: usize, stop_when_enrolled: Option<CancellationToken>) -> Prog
                 }
             }
         }
-        What::Trouble(error) => bar.println(format!("{}: {error}", event.serial_number)),
+        What::Trouble(error) => bar.say(&format!("{}: {error}", event.serial_number)),
         _ => {}
     })
 }

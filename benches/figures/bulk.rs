@@ -58,6 +58,7 @@ pub async fn enroll(app: &App, count: usize) -> Result<Fleet> {
                 der: certificate.der().to_vec(),
                 challenge_id: None,
                 enrollment_id: None,
+                generation: None,
                 not_before: certificate.not_before,
                 not_after: certificate.not_after,
                 issued_at: now,

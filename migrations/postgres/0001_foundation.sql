@@ -111,6 +111,8 @@ CREATE TABLE challenges (
     name            TEXT    NOT NULL,
     link_id         UUID,
     enrollment_id   UUID,
+    -- The enrollment's generation that it was made in, and with which it ends.
+    generation      BIGINT,
     -- What the profile that holds it lays down; NULL where that is made elsewhere.
     terms           BYTEA,
     uses_allowed    BIGINT  NOT NULL,
@@ -135,6 +137,8 @@ CREATE TABLE certificates (
     challenge_id    UUID,
     -- The device channel that it was issued for, known at once for a renewal, else from Authenticate on.
     enrollment_id   UUID,
+    -- The enrollment's generation in which it may be pinned without an Authenticate, or that it authenticated last.
+    generation      BIGINT,
     not_before      BIGINT  NOT NULL,
     not_after       BIGINT  NOT NULL,
     issued_at       BIGINT  NOT NULL,

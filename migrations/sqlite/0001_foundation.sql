@@ -111,6 +111,8 @@ CREATE TABLE challenges (
     name            TEXT    NOT NULL,
     link_id         BLOB,
     enrollment_id   BLOB,
+    -- The enrollment's generation that it was made in, and with which it ends.
+    generation      INTEGER,
     -- What the profile that holds it lays down; NULL where that is made elsewhere.
     terms           BLOB,
     uses_allowed    INTEGER NOT NULL,
@@ -135,6 +137,8 @@ CREATE TABLE certificates (
     challenge_id    BLOB,
     -- The device channel that it was issued for, known at once for a renewal, else from Authenticate on.
     enrollment_id   BLOB,
+    -- The enrollment's generation in which it may be pinned without an Authenticate, or that it authenticated last.
+    generation      INTEGER,
     not_before      INTEGER NOT NULL,
     not_after       INTEGER NOT NULL,
     issued_at       INTEGER NOT NULL,

@@ -126,7 +126,8 @@ section! {
         /// drawer can come back.
         identity_grace: Duration = Default("\"90d\""),
         /// Whether a device may enroll over an active enrollment with a new certificate: `"allow"`, `"same_user"` (where
-        /// the link names the same user as before, or none) or `"approve"` (when an admin has approved it).
+        /// the link names the same user as before, by address or else by name, or none) or `"approve"` (when an admin has
+        /// approved it).
         reenroll: Reenroll = Default("\"same_user\""),
         /// The time for a TLS handshake.
         handshake_timeout: Duration = Default("\"10s\""),

@@ -2,6 +2,7 @@
 
 mod authenticate;
 mod messages;
+mod permission;
 mod token_update;
 
 use std::net::IpAddr;

@@ -112,7 +112,10 @@ pub(super) async fn issuing_record(tx: &mut Write, presented: &Presented) -> Res
 }
 
 /// Whether the certificate is pinned to the device channel `channel`. A certificate that was issued for this very
-/// device by a SCEP renewal is pinned now: such a renewal sends no MDM message of its own.
+/// device by a SCEP renewal is pinned now: such a renewal sends no MDM message of its own. One that was issued in an
+/// earlier generation is not: whoever had the device then may have it still.
+///
+/// The channel's row must be locked, or its generation could end meanwhile.
 ///
 /// # Errors
 /// [`Error::Denied`].
@@ -127,6 +130,12 @@ pub(super) async fn require_pin(
         Some(pin) if pin.revoked_at.is_none() => Ok(()),
         Some(_) => Err(Error::Denied("the client certificate was replaced by a later enrollment".to_owned())),
         None if record.as_ref().is_some_and(|row| row.enrollment_id == Some(channel)) => {
+            let present = tx.enrollment(channel).await?.map(|enrollment| enrollment.generation);
+            if present.is_none() || record.as_ref().and_then(|row| row.generation) != present {
+                return Err(Error::Denied(
+                    "the client certificate belongs to no present enrollment of the device".to_owned(),
+                ));
+            }
             tx.put_pin(
                 channel,
                 presented.sha256(),

@@ -7,6 +7,8 @@
 mod open;
 mod qr;
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::audit::Subject;
@@ -19,6 +21,9 @@ pub(super) use open::usable_push_certificate;
 pub use open::{LinkError, LinkPage, normalized_code, open_link, profile_for_link};
 pub use qr::{png, svg};
 
+/// How long a use of a link is held for a device that has a certificate, and again from its `Authenticate` on: a device
+/// that means to enroll does so within seconds, and the use of one that never does should come free again soon.
+pub(super) const HELD: Duration = Duration::from_secs(15 * 60);
 /// Longest name of a link and of a user, in characters.
 const MAX_NAME: usize = 200;
 /// Longest e-mail address, in bytes (RFC 5321, section 4.5.3.1.3, less the brackets).
@@ -40,7 +45,7 @@ pub struct NewLink {
     pub expires_at: Option<Timestamp>,
     /// Whose devices they will be.
     pub user_name: Option<String>,
-    /// The user's e-mail address; what `devices.reenroll` compares.
+    /// The user's e-mail address; what `devices.reenroll` compares, or the name where there is none.
     pub user_email: Option<String>,
 }
 

@@ -1,7 +1,8 @@
 //! Enrollment profiles: for a link, for a renewal, for a device that is wiped and returns to service.
 //!
 //! Each holds a challenge of its own. What the challenge is bound to decides later what its certificate may do: one of a
-//! link enrolls any device while the link has uses left, the others nothing but the one device that they were made for.
+//! link enrolls any device while the link has uses left, the others nothing but the one device that they were made for,
+//! and that only until it enrolls anew: whoever had it before has no part in what comes after.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -106,11 +107,11 @@ pub(super) async fn make_challenge(
     now: Timestamp,
 ) -> Result<Secret<String>, Error> {
     let code = challenge::code(&*app.random);
-    let (purpose, name, link, device) = match bound_to {
+    let (purpose, name, link, enrollment) = match bound_to {
         NewChallengeFor::Link(link) => (LINK, link.name.as_str(), Some(link.id), None),
-        NewChallengeFor::Renewal(enrollment) => (RENEWAL, enrollment.apple_id.as_str(), None, Some(enrollment.id)),
+        NewChallengeFor::Renewal(enrollment) => (RENEWAL, enrollment.apple_id.as_str(), None, Some(enrollment)),
         NewChallengeFor::ReturnToService(enrollment) => {
-            (RETURN_TO_SERVICE, enrollment.apple_id.as_str(), None, Some(enrollment.id))
+            (RETURN_TO_SERVICE, enrollment.apple_id.as_str(), None, Some(enrollment))
         }
     };
     let new = NewChallenge {
@@ -119,7 +120,8 @@ pub(super) async fn make_challenge(
         purpose,
         name,
         link_id: link,
-        enrollment_id: device,
+        enrollment_id: enrollment.map(|e| e.id),
+        generation: enrollment.map(|e| e.generation),
         terms: Some(terms.keep(tx, now).await?),
         uses_allowed: 1,
         created_by: "server",

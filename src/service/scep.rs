@@ -258,6 +258,7 @@ pub async fn mint_challenge(app: &App, actor: &Actor, new: NewApiChallenge) -> R
         name,
         link_id: None,
         enrollment_id: None,
+        generation: None,
         terms: None,
         uses_allowed: uses,
         created_by: &actor.name,

@@ -15,6 +15,7 @@ pub struct CertificateRow {
     pub der: Vec<u8>,
     pub challenge_id: Option<ChallengeId>,
     pub enrollment_id: Option<EnrollmentId>,
+    pub generation: Option<i64>,
     pub not_before: Timestamp,
     pub not_after: Timestamp,
     pub issued_at: Timestamp,
@@ -214,8 +215,8 @@ impl Write {
         run!(
             self,
             "INSERT INTO certificates (sha256, authority_id, serial, subject, public_key_sha256, der, challenge_id,
-                                       enrollment_id, not_before, not_after, issued_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                                       enrollment_id, generation, not_before, not_after, issued_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             row.sha256,
             row.authority_id,
             row.serial.as_str(),
@@ -224,6 +225,7 @@ impl Write {
             row.der.as_slice(),
             row.challenge_id,
             row.enrollment_id,
+            row.generation,
             row.not_before,
             row.not_after,
             row.issued_at
@@ -231,9 +233,17 @@ impl Write {
         .map(drop)
     }
 
-    /// Notes which enrollment a certificate turned out to be for.
+    /// Notes which enrollment a certificate turned out to be for, in its present generation.
     pub async fn link_certificate(&mut self, sha256: Sha256, enrollment: EnrollmentId) -> Result<(), StoreError> {
-        run!(self, "UPDATE certificates SET enrollment_id = $2 WHERE sha256 = $1", sha256, enrollment).map(drop)
+        run!(
+            self,
+            "UPDATE certificates
+                SET enrollment_id = $2, generation = (SELECT e.generation FROM enrollments e WHERE e.id = $2)
+              WHERE sha256 = $1",
+            sha256,
+            enrollment
+        )
+        .map(drop)
     }
 
     /// Pins a certificate to an enrollment; a revoked pin of the same certificate becomes valid again.

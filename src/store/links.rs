@@ -31,6 +31,7 @@ pub struct Challenge {
     pub name: String,
     pub link_id: Option<LinkId>,
     pub enrollment_id: Option<EnrollmentId>,
+    pub generation: Option<i64>,
     pub terms: Option<Sha256>,
     pub uses_allowed: i64,
     pub uses_count: i64,
@@ -51,6 +52,7 @@ pub struct NewChallenge<'a> {
     pub name: &'a str,
     pub link_id: Option<LinkId>,
     pub enrollment_id: Option<EnrollmentId>,
+    pub generation: Option<i64>,
     pub terms: Option<Sha256>,
     pub uses_allowed: i64,
     pub created_by: &'a str,
@@ -154,15 +156,16 @@ impl Write {
     pub async fn insert_challenge(&mut self, new: &NewChallenge<'_>, now: Timestamp) -> Result<(), StoreError> {
         run!(
             self,
-            "INSERT INTO challenges (id, hash, purpose, name, link_id, enrollment_id, terms, uses_allowed, uses_count,
-                                     created_at, created_by, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, $10, $11)",
+            "INSERT INTO challenges (id, hash, purpose, name, link_id, enrollment_id, generation, terms, uses_allowed,
+                                     uses_count, created_at, created_by, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12)",
             new.id,
             new.hash,
             new.purpose,
             new.name,
             new.link_id,
             new.enrollment_id,
+            new.generation,
             new.terms,
             new.uses_allowed,
             now,
@@ -175,6 +178,16 @@ impl Write {
     /// The challenge with this hash, locked until the end of the transaction.
     pub async fn challenge_for_update(&mut self, hash: Sha256) -> Result<Option<Challenge>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM challenges WHERE hash = $1 FOR UPDATE", hash))
+    }
+
+    /// The challenge with this id, locked until the end of the transaction.
+    pub async fn challenge_by_id_for_update(&mut self, id: ChallengeId) -> Result<Option<Challenge>, StoreError> {
+        on!(self, fetch_optional, query_as("SELECT * FROM challenges WHERE id = $1 FOR UPDATE", id))
+    }
+
+    /// Holds the use of a link, for a certificate of this challenge, until `until`.
+    pub async fn hold_link_use(&mut self, id: ChallengeId, until: Timestamp) -> Result<(), StoreError> {
+        run!(self, "UPDATE challenges SET reserved_until = $2 WHERE id = $1", id, until).map(drop)
     }
 
     /// Uses a challenge once, and holds a use of its link until `reserved_until`.

@@ -138,7 +138,7 @@ both_databases! {
         let mut phone = edge.enrolled("PHONE-1").await;
         let renewed = edge.unrecorded_certificate("PHONE-1 renewed");
         let id: EnrollmentId = phone.id().await;
-        edge.record(&renewed, |row| row.enrollment_id = Some(id)).await;
+        edge.record(&renewed, |row| (row.enrollment_id, row.generation) = (Some(id), Some(1))).await;
         let command = phone.ask_apps().await;
         phone.certificate = renewed;
         assert_eq!(phone.finish_all().await, ["InstalledApplicationList"]);
@@ -244,7 +244,7 @@ both_databases! {
         let device = phone.device_id().await;
         tx.set_device_owner(device, None, Some("Kim"), Some("kim@example.org"), edge.t.now()).await.unwrap();
         tx.commit().await.unwrap();
-        let (link, challenge) = link_for(&edge, "sam@example.org").await;
+        let (link, challenge) = link_for(&edge, None, Some("sam@example.org")).await;
         let certificate = edge.unrecorded_certificate("PHONE-1 again");
         edge.record(&certificate, |row| row.challenge_id = Some(challenge)).await;
         let mut again = phone.clone();
@@ -263,6 +263,40 @@ both_databases! {
         assert_eq!(link.uses_count, 1, "a use is counted at the first TokenUpdate");
     }
 
+    async fn a_user_may_have_a_name_alone(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let again = |challenge| {
+            let (edge, phone) = (edge.clone(), phone.clone());
+            async move {
+                let certificate = edge.unrecorded_certificate("PHONE-1 again");
+                edge.record(&certificate, |row| row.challenge_id = Some(challenge)).await;
+                crate::support::edge::Phone { certificate, ..phone }.authenticate().await.status.as_u16()
+            }
+        };
+        let mut tx = edge.t.db.write().await;
+        let device = phone.device_id().await;
+        tx.set_device_owner(device, None, Some("Kim"), None, edge.t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let (_, sams) = link_for(&edge, Some("Sam"), None).await;
+        assert_eq!(again(sams).await, 403);
+        let (_, kims) = link_for(&edge, Some("kim"), Some("kim@example.org")).await;
+        assert_eq!(again(kims).await, 200);
+        phone.token_update(None).await;
+    }
+
+    async fn requests_of_a_new_device_at_once_are_told_to_come_again(edge: Edge) {
+        for round in 0..10 {
+            let phone = edge.phone(&format!("PHONE-{round}")).await;
+            let all = futures_util::future::join_all((0..4).map(|_| {
+                let phone = phone.clone();
+                tokio::spawn(async move { phone.authenticate().await.status.as_u16() })
+            }));
+            let all: Vec<_> = all.await.into_iter().map(Result::unwrap).collect();
+            assert!(all.contains(&200) && all.iter().all(|status| [200, 503].contains(status)), "{all:?}");
+            phone.enroll().await;
+        }
+    }
+
     async fn approval_may_be_asked_for_always(db: TestDb) {
         let edge = Edge::with_devices(db, "reenroll = \"approve\"", "").await;
         let phone = edge.enrolled("PHONE-1").await;
@@ -273,10 +307,15 @@ both_databases! {
 }
 
 /// A link for a user, with a challenge of it.
-async fn link_for(edge: &Edge, email: &str) -> (muster::model::LinkId, muster::model::ChallengeId) {
+async fn link_for(
+    edge: &Edge,
+    name: Option<&str>,
+    email: Option<&str>,
+) -> (muster::model::LinkId, muster::model::ChallengeId) {
     let db = &edge.t.db;
     let mut link = crate::support::rows::link(db, Some(5));
-    link.user_email = Some(email.to_owned());
+    link.user_name = name.map(str::to_owned);
+    link.user_email = email.map(str::to_owned);
     let challenge = muster::store::NewChallenge {
         id: db.id(muster::model::ChallengeId::new),
         hash: db.digest(),
@@ -284,6 +323,7 @@ async fn link_for(edge: &Edge, email: &str) -> (muster::model::LinkId, muster::m
         name: "link",
         link_id: Some(link.id),
         enrollment_id: None,
+        generation: None,
         terms: None,
         uses_allowed: 1,
         created_by: "ci",

@@ -3,19 +3,21 @@
 use muster::model::{Role, Secret};
 use muster::pki::Certificate;
 use muster::pki::authority::make_device_ca;
+use muster::pki::scep::client::Answer;
 use muster::service::authorities::{self, Import};
 use muster::service::enrollment::{self, CreatedLink, NewLink, profile_for_link};
 use muster::service::renewal::renew_identities;
-use muster::service::{enrollment_profile, scep};
+
+use muster::service::{devices, enrollment_profile, scep};
 use plist::Value;
 use serde_json::json;
 
 use crate::support::app::actor;
 use crate::support::applicant::{Applicant, challenge, issued, opened};
 use crate::support::db::{Fixture, TestDb};
-use crate::support::edge::{Edge, Phone, YEAR};
+use crate::support::edge::{Edge, Phone, REPORT, YEAR, xml};
 use crate::support::ready::{Ready, prepared, rsa};
-use crate::support::rows::{DAY, TOPIC};
+use crate::support::rows::{DAY, HOUR, MINUTE, TOPIC};
 
 /// The device edge of a server that issues.
 pub struct Story {
@@ -57,14 +59,41 @@ impl Story {
         Self { edge, ready }
     }
 
-    async fn link(&self) -> CreatedLink {
+    /// A link for one device of the user with this address.
+    async fn link_for(&self, email: &str) -> CreatedLink {
         let new = NewLink {
             name: "reception".to_owned(),
             uses: Some(1),
-            user_email: Some("desk@example.org".to_owned()),
+            user_email: Some(email.to_owned()),
             ..NewLink::default()
         };
         enrollment::create_link(&self.ready.app, &self.ready.admin, new).await.unwrap()
+    }
+
+    /// The challenge in a profile of a link.
+    async fn fetched(&self, link: &CreatedLink) -> String {
+        let code = link.url.expose().rsplit('/').next().unwrap().to_owned();
+        let profile = opened(&profile_for_link(&self.ready.app, &code).await.unwrap());
+        assert!(profile.roots.is_empty(), "behind a proxy the TLS certificate is not ours");
+        challenge(&profile)
+    }
+
+    /// A certificate by a challenge, for one of the keys.
+    async fn issued(&self, challenge: &str, key: usize) -> Certificate {
+        issued(Applicant::new(&self.ready, key).ask(&self.ready, challenge).await)
+    }
+
+    /// The phone enrolls anew for another user, with an approval, and escrows a bootstrap token.
+    async fn given_away(&self, udid: &str, key: usize) -> Phone {
+        let device = self.phone(udid, self.edge.unrecorded_certificate("any")).device_id().await;
+        devices::approve_reenrollment(&self.ready.app, &self.ready.admin, device, HOUR).await.unwrap();
+        let link = self.link_for("sam@example.org").await;
+        let phone = self.phone(udid, self.issued(&self.fetched(&link).await, key).await);
+        phone.enroll().await;
+        phone.finish_all().await;
+        let token = [("BootstrapToken", Value::Data(b"of sam".to_vec()))];
+        assert_eq!(phone.check_in("SetBootstrapToken", &token).await.status, 200);
+        phone
     }
 
     fn phone(&self, udid: &str, certificate: Certificate) -> Phone {
@@ -73,12 +102,8 @@ impl Story {
 
     /// A phone that enrolled by a link with the key 2.
     pub async fn enrolled(&self, udid: &str) -> (Phone, CreatedLink) {
-        let link = self.link().await;
-        let code = link.url.expose().rsplit('/').next().unwrap().to_owned();
-        let profile = opened(&profile_for_link(&self.ready.app, &code).await.unwrap());
-        assert!(profile.roots.is_empty(), "behind a proxy the TLS certificate is not ours");
-        let certificate = issued(Applicant::new(&self.ready, 2).ask(&self.ready, &challenge(&profile)).await);
-        let phone = self.phone(udid, certificate);
+        let link = self.link_for("desk@example.org").await;
+        let phone = self.phone(udid, self.issued(&self.fetched(&link).await, 2).await);
         phone.enroll().await;
         phone.finish_all().await;
         (phone, link)
@@ -92,7 +117,122 @@ fn brought(payload: &Value) -> String {
     challenge(&profile)
 }
 
+/// Nothing is told to a certificate of an earlier enrollment, and it takes nothing over.
+async fn require_shut_out(s: &Story, before: &Phone, now: &Phone) {
+    let idle = xml(&[("Status", "Idle".into()), ("UDID", before.udid.as_str().into())]);
+    assert_eq!(before.put(REPORT, idle).await.status, 403);
+    let token = before.check_in("GetBootstrapToken", &[]).await;
+    assert_eq!((token.status.as_u16(), token.body.len()), (403, 0));
+    assert_eq!(before.authenticate().await.status, 403);
+    let renewal = Applicant::new(&s.ready, 3).renew(&s.ready, &before.certificate, 6).await;
+    assert!(matches!(renewal, Answer::Refused(_)), "{renewal:?}");
+    assert_eq!(now.finish_all().await, Vec::<String>::new(), "the present enrollment goes on");
+    assert_eq!(now.enrollment().await.generation, 2);
+}
+
 both_databases! {
+    async fn a_renewed_certificate_ends_with_the_enrollment_that_it_was_for(s: Story) {
+        let (phone, _) = s.enrolled("PHONE-1").await;
+        let unused = issued(Applicant::new(&s.ready, 2).renew(&s.ready, &phone.certificate, 3).await);
+        let now = s.given_away("PHONE-1", 4).await;
+        require_shut_out(&s, &s.phone("PHONE-1", unused), &now).await;
+    }
+
+    async fn a_profile_for_the_way_back_ends_with_the_enrollment_that_was_to_be_wiped(s: Story) {
+        let (phone, _) = s.enrolled("PHONE-1").await;
+        phone.ask(json!({"type": "wipe", "return_to_service": {"enabled": true}})).await;
+        let mut codes = Vec::new();
+        for _ in 0..2 {
+            let command = phone.idle().await.unwrap();
+            let back = command.payload.get("ReturnToService").unwrap().as_dictionary().unwrap();
+            codes.push(brought(back.get("MDMProfileData").unwrap()));
+            phone.not_now(&command).await;
+        }
+        let early = s.phone("PHONE-1", s.issued(&codes[0], 3).await);
+        assert_eq!(early.token_update(None).await.status, 403, "it begins with an Authenticate");
+        let now = s.given_away("PHONE-1", 4).await;
+        let late = Applicant::new(&s.ready, 5).ask(&s.ready, &codes[1]).await;
+        assert!(matches!(late, Answer::Refused(_)), "{late:?}");
+        require_shut_out(&s, &early, &now).await;
+    }
+
+    async fn a_profile_that_renews_ends_with_the_enrollment_that_it_was_for(s: Story) {
+        let (phone, _) = s.enrolled("PHONE-1").await;
+        let mut codes = Vec::new();
+        for _ in 0..2 {
+            let (mut tx, row) = (s.ready.db.write().await, phone.enrollment().await);
+            let profile = enrollment_profile::for_renewal(&s.ready.app, &mut tx, &row, s.ready.now()).await.unwrap();
+            tx.commit().await.unwrap();
+            codes.push(challenge(&opened(&profile.unwrap())));
+        }
+        let unused = s.issued(&codes[0], 3).await;
+        let now = s.given_away("PHONE-1", 4).await;
+        let late = Applicant::new(&s.ready, 5).ask(&s.ready, &codes[1]).await;
+        assert!(matches!(late, Answer::Refused(_)), "{late:?}");
+        require_shut_out(&s, &s.phone("PHONE-1", unused), &now).await;
+    }
+
+    async fn a_device_that_returned_to_service_may_authenticate_once_more(s: Strict) {
+        let s = s.0;
+        let (old, _) = s.enrolled("PHONE-1").await;
+        old.ask(json!({"type": "wipe", "return_to_service": {"enabled": true}})).await;
+        let command = old.idle().await.unwrap();
+        let back = command.payload.get("ReturnToService").unwrap().as_dictionary().unwrap();
+        let code = brought(back.get("MDMProfileData").unwrap());
+        let new = s.phone("PHONE-1", s.issued(&code, 3).await);
+        assert_eq!(new.authenticate().await.status, 200);
+        new.enroll().await;
+        let device = s.ready.db.read().await.device(new.device_id().await).await.unwrap().unwrap();
+        assert_eq!(device.user_email.as_deref(), Some("desk@example.org"));
+        let mut renewed = new.clone();
+        renewed.certificate = issued(Applicant::new(&s.ready, 3).renew(&s.ready, &new.certificate, 4).await);
+        renewed.finish_all().await;
+        assert_eq!(renewed.enrollment().await.generation, 3);
+    }
+
+    async fn no_more_devices_enroll_than_a_link_has_uses(s: Story) {
+        let link = s.link_for("desk@example.org").await;
+        let (one, two) = (s.fetched(&link).await, s.fetched(&link).await);
+        let one = s.phone("PHONE-1", s.issued(&one, 2).await);
+        s.ready.db.clock.advance(16 * MINUTE);
+        let two = s.phone("PHONE-2", s.issued(&two, 3).await);
+        assert_eq!(one.authenticate().await.status, 403, "the only use is held for the other one");
+        assert_eq!(two.authenticate().await.status, 200);
+        s.ready.db.clock.advance(14 * MINUTE);
+        assert_eq!(one.authenticate().await.status, 403, "it is held anew from then on");
+        assert_eq!(two.authenticate().await.status, 200, "the same again");
+        assert_eq!(two.token_update(None).await.status, 200);
+        assert_eq!(one.authenticate().await.status, 403);
+        two.enroll().await;
+        let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();
+        assert_eq!((view.link.uses_count, view.reserved), (1, 0));
+        let refused = s.ready.db.texts("SELECT detail FROM audit WHERE action = 'enrollment.refused'").await;
+        assert_eq!(refused.len(), 3);
+        assert!(refused.iter().all(|detail| detail.contains("has been used up")), "{refused:?}");
+    }
+
+    async fn a_late_device_takes_a_use_that_came_free(s: Story) {
+        let link = s.link_for("desk@example.org").await;
+        let phone = s.phone("PHONE-1", s.issued(&s.fetched(&link).await, 2).await);
+        s.ready.db.clock.advance(16 * MINUTE);
+        assert_eq!(phone.authenticate().await.status, 200);
+        let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();
+        assert_eq!((view.link.uses_count, view.reserved), (0, 1));
+    }
+
+    async fn a_revoked_link_lets_in_nobody_who_is_not_enrolled(s: Story) {
+        let (before, link) = s.enrolled("PHONE-1").await;
+        let other = s.link_for("desk@example.org").await;
+        let phone = s.phone("PHONE-2", s.issued(&s.fetched(&other).await, 3).await);
+        for link in [&link, &other] {
+            enrollment::revoke_link(&s.ready.app, &s.ready.admin, link.link.link.id).await.unwrap();
+        }
+        assert_eq!(phone.authenticate().await.status, 403);
+        assert!(s.ready.db.read().await.enrollment_by_apple_id("PHONE-2").await.unwrap().is_none());
+        assert!(s.ready.audited().await.contains(&"enrollment.refused".to_owned()));
+        before.enroll().await;
+    }
+
     async fn a_use_counts_when_the_device_has_enrolled(s: Story) {
         let (phone, link) = s.enrolled("PHONE-1").await;
         let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();

@@ -5,17 +5,46 @@ use super::super::deliveries::{End, void_open};
 use super::super::device_identity::{Presented, issuing_record};
 use super::super::enrollment_profile::{RENEWAL, RETURN_TO_SERVICE};
 use super::super::{Actor, App, Error, terms};
+use super::permission::{Refusal, refuse_again, refuse_by_link};
 use super::{Arrived, raw_context};
-use crate::config::Reenroll;
 use crate::model::{AppleId, DeviceId, EnrollmentId, Sha256, Timestamp};
 use crate::protocol::checkin::Authenticate;
 use crate::store::{CertificateRow, Challenge, DeviceFacts, Enrollment, Link, StoreError, Write};
 
 /// What the certificate of an `Authenticate` says about where it comes from.
-struct Origin {
+pub(super) struct Origin {
     record: Option<CertificateRow>,
-    challenge: Option<Challenge>,
-    link: Option<Link>,
+    pub(super) challenge: Option<Challenge>,
+    pub(super) link: Option<Link>,
+}
+
+impl Origin {
+    /// Whether the certificate was issued for this very enrollment, in its present generation.
+    fn is_of(&self, existing: &Enrollment) -> bool {
+        let record = self.record.as_ref();
+        record.is_some_and(|row| row.enrollment_id == Some(existing.id) && row.generation == Some(existing.generation))
+    }
+
+    /// Whether the certificate was issued for this very enrollment, in a generation that has ended.
+    pub(super) fn is_of_earlier(&self, existing: &Enrollment) -> bool {
+        self.record.as_ref().is_some_and(|row| row.enrollment_id == Some(existing.id)) && !self.is_of(existing)
+    }
+
+    /// The server itself sent a renewal of the profile to this device, in this generation, and this is the answer.
+    fn is_renewal(&self, existing: &Enrollment) -> bool {
+        let bound = self.challenge.as_ref().filter(|c| c.purpose == RENEWAL && c.enrollment_id == Some(existing.id));
+        existing.is_enabled() && bound.is_some_and(|c| c.generation == Some(existing.generation))
+    }
+
+    /// The server itself told this device to wipe itself and to come back, and here it is: out of the generation that
+    /// was to be wiped, or once more, as nobody has enrolled it since.
+    pub(super) fn is_return_to_service(&self, existing: &Enrollment) -> bool {
+        let bound = self.challenge.as_ref().filter(|c| c.purpose == RETURN_TO_SERVICE);
+        bound.is_some_and(|c| {
+            let is_next = c.generation == Some(existing.generation) || existing.challenge_id == Some(c.id);
+            c.enrollment_id == Some(existing.id) && is_next
+        })
+    }
 }
 
 /// What an `Authenticate` is.
@@ -45,9 +74,21 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
     let mut tx = app.store.begin_write().await?;
     let existing = tx.enrollment_for_update(&apple_id.id).await?;
     let origin = origin(&mut tx, arrived.presented).await?;
-    refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
+    refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref(), &apple_id.id).await?;
     let terms = known_terms(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
     let actor = Actor::device(&apple_id.id).at(Some(arrived.address));
+    if let Some(Refusal(reason)) = refusal(app, &mut tx, arrived.presented, &origin, existing.as_ref(), now).await? {
+        // The entry in the audit log is the only change of this transaction.
+        let (kind, id) = match (&existing, &origin.link) {
+            (None, Some(link)) => ("enrollment_link", link.id.to_string()),
+            (None, None) => ("certificate", arrived.presented.sha256().hex()),
+            (Some(e), _) => ("device", e.device_id.to_string()),
+        };
+        let detail = json!({"reason": reason});
+        app.audit(&mut tx, &actor, "enrollment.refused", Subject { kind, id: &id }, &detail, now).await?;
+        tx.commit().await?;
+        return Err(Error::Denied(reason));
+    }
 
     let facts = facts(&message);
     let (id, device, meaning) = match &existing {
@@ -55,18 +96,8 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
             let (id, device) = insert(app, &mut tx, apple_id, &facts, now).await?;
             (id, device, Meaning::First)
         }
-        Some(e) if is_renewal(e, &origin) => (e.id, e.device_id, Meaning::Renewal),
-        Some(e) => {
-            if let Err(refused) = allow_again(app, &mut tx, e, arrived.presented, &origin, now).await {
-                // The refusal is the only change of this transaction.
-                let detail = json!({"reason": refused.to_string()});
-                let subject = Subject { kind: "device", id: &e.device_id.to_string() };
-                app.audit(&mut tx, &actor, "enrollment.refused", subject, &detail, now).await?;
-                tx.commit().await?;
-                return Err(refused);
-            }
-            (e.id, e.device_id, Meaning::Again)
-        }
+        Some(e) if origin.is_renewal(e) => (e.id, e.device_id, Meaning::Renewal),
+        Some(e) => (e.id, e.device_id, Meaning::Again),
     };
     let terms = match meaning {
         Meaning::Again => terms::made_here(&mut tx, terms).await?,
@@ -79,9 +110,6 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
     let presented = arrived.presented;
     tx.put_pin(id, presented.sha256(), Some(presented.authority.id), Some(presented.certificate.not_after), now)
         .await?;
-    if origin.record.is_some() {
-        tx.link_certificate(presented.sha256(), id).await?;
-    }
 
     let action = match meaning {
         Meaning::Renewal => "identity.renewed",
@@ -94,7 +122,7 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
             end_generation(&mut tx, e, presented, now).await?;
         }
         let challenge = origin.challenge.as_ref().map(|c| c.id);
-        match existing.as_ref().filter(|e| is_return_to_service(e, &origin)) {
+        match existing.as_ref().filter(|e| origin.is_return_to_service(e)) {
             // It is the same device of the same user, whatever has become of the link.
             Some(e) => tx.set_enrollment_origin(id, e.link_id, challenge).await?,
             None => {
@@ -104,6 +132,9 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
                 tx.set_device_owner(device, link.map(|l| l.id), user.0, user.1, now).await?;
             }
         }
+    }
+    if origin.record.is_some() {
+        tx.link_certificate(presented.sha256(), id).await?;
     }
     if existing.as_ref().and_then(|e| e.terms) != terms {
         tx.set_terms(id, terms).await?;
@@ -150,22 +181,45 @@ async fn origin(tx: &mut Write, presented: &Presented) -> Result<Origin, Error> 
     Ok(Origin { record, challenge, link })
 }
 
-/// A certificate belongs to one device: whoever presents another's is refused.
+/// Why this device may not enroll now. None: it may.
+async fn refusal(
+    app: &App,
+    tx: &mut Write,
+    presented: &Presented,
+    origin: &Origin,
+    existing: Option<&Enrollment>,
+    now: Timestamp,
+) -> Result<Option<Refusal>, Error> {
+    if let Some(e) = existing.filter(|e| !origin.is_renewal(e))
+        && let Some(refusal) = refuse_again(app, tx, e, presented, origin, now).await?
+    {
+        return Ok(Some(refusal));
+    }
+    refuse_by_link(tx, existing, presented, origin, now).await
+}
+
+/// A certificate belongs to one device: whoever presents another's is refused. `apple_id` is the device's own; where it
+/// is not known yet and the certificate is its own already, another request of it came first, and it has to come again.
 async fn refuse_foreign_certificate(
     tx: &mut Write,
     presented: &Presented,
     origin: &Origin,
     existing: Option<&Enrollment>,
+    apple_id: &str,
 ) -> Result<(), Error> {
     let own = existing.map(|e| e.id);
-    let bound = origin.record.as_ref().and_then(|row| row.enrollment_id);
-    if bound.is_some() && bound != own {
-        return Err(Error::Denied("the client certificate was issued for another device".to_owned()));
+    let bound = origin.record.as_ref().and_then(|row| row.enrollment_id).filter(|id| Some(*id) != own);
+    let pins = tx.pins_of_certificate(presented.sha256()).await?;
+    let pinned = pins.iter().map(|pin| pin.enrollment_id).filter(|id| Some(*id) != own);
+    let Some(id) = bound.into_iter().chain(pinned).next() else { return Ok(()) };
+    if existing.is_none() && tx.enrollment(id).await?.is_some_and(|found| found.apple_id == apple_id) {
+        return Err(enrolled_meanwhile());
     }
-    if tx.pins_of_certificate(presented.sha256()).await?.iter().any(|pin| Some(pin.enrollment_id) != own) {
-        return Err(Error::Denied("the client certificate belongs to another device".to_owned()));
-    }
-    Ok(())
+    Err(Error::Denied("the client certificate belongs to another device".to_owned()))
+}
+
+fn enrolled_meanwhile() -> Error {
+    Error::Unavailable("the device is being enrolled by another request".to_owned())
 }
 
 /// What the profile that this comes of lays down; none where it was made elsewhere.
@@ -184,7 +238,7 @@ async fn known_terms(
     Ok(match &origin.challenge {
         Some(challenge) => challenge.terms,
         // Renewed by SCEP alone, under the profile that is there.
-        None if origin.record.as_ref().is_some_and(|row| row.enrollment_id == Some(existing.id)) => existing.terms,
+        None if origin.is_of(existing) => existing.terms,
         None => None,
     })
 }
@@ -205,59 +259,10 @@ async fn insert(
     // Two first Authenticates of one device at once: one of them comes too late. It is told to come again and then
     // finds the row.
     inserted.await.map_err(|e| match e {
-        StoreError::Conflict(_) => Error::Unavailable("the device is being enrolled by another request".to_owned()),
+        StoreError::Conflict(_) => enrolled_meanwhile(),
         other => other.into(),
     })?;
     Ok((id, device))
-}
-
-/// The server itself sent a renewal of the profile to this device, and this is the answer.
-fn is_renewal(existing: &Enrollment, origin: &Origin) -> bool {
-    existing.is_enabled()
-        && origin.challenge.as_ref().is_some_and(|c| c.purpose == RENEWAL && c.enrollment_id == Some(existing.id))
-}
-
-/// The server itself told this device to wipe itself and to come back, and here it is.
-fn is_return_to_service(existing: &Enrollment, origin: &Origin) -> bool {
-    let bound = origin.challenge.as_ref().filter(|c| c.purpose == RETURN_TO_SERVICE);
-    bound.is_some_and(|c| c.enrollment_id == Some(existing.id))
-}
-
-/// Whether an enrollment that is there may be replaced.
-async fn allow_again(
-    app: &App,
-    tx: &mut Write,
-    existing: &Enrollment,
-    presented: &Presented,
-    origin: &Origin,
-    now: Timestamp,
-) -> Result<(), Error> {
-    // The same certificate again: the same device, beyond doubt.
-    let pinned = tx.pin(existing.id, presented.sha256()).await?.is_some_and(|pin| pin.revoked_at.is_none());
-    if pinned
-        || is_return_to_service(existing, origin)
-        || !existing.is_enabled()
-        || existing.reenroll_approved_until.is_some_and(|until| now < until)
-    {
-        return Ok(());
-    }
-    let asks = "; approve it in the device's page or by POST /api/v1/devices/{id}/approve-reenrollment";
-    match app.settings.devices.reenroll {
-        Reenroll::Allow => Ok(()),
-        Reenroll::Approve => Err(Error::Denied(format!(
-            "the device is enrolled already, and another enrollment needs an approval{asks}"
-        ))),
-        Reenroll::SameUser => {
-            let before = tx.device(existing.device_id).await?.and_then(|device| device.user_email);
-            let after = origin.link.as_ref().and_then(|link| link.user_email.clone());
-            match (before, after) {
-                (Some(before), Some(after)) if !before.eq_ignore_ascii_case(&after) => {
-                    Err(Error::Denied(format!("the device is enrolled for another user than the link is for{asks}")))
-                }
-                _ => Ok(()),
-            }
-        }
-    }
 }
 
 /// Ends the generation that was: nothing of it is ever delivered, and no other certificate of it is accepted.

@@ -1,10 +1,9 @@
 //! The decision on a request, and what it changes, in one transaction.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::super::audit::Subject;
+use super::super::enrollment::HELD;
 use super::super::enrollment_profile::{LINK, RENEWAL, RETURN_TO_SERVICE};
 use super::super::{Actor, App, Error};
 use super::Outcome;
@@ -12,10 +11,6 @@ use crate::model::{CaId, EnrollmentId, Sha256, Timestamp};
 use crate::pki::scep::server::Request;
 use crate::pki::{Certificate, challenge};
 use crate::store::{CertificateRow, Challenge, Link, Read, Write};
-
-/// How long a use of a link is held for a device that has a certificate: a device that means to enroll does so within
-/// seconds, and the use of one that never does should come free again soon.
-const RESERVED: Duration = Duration::from_secs(15 * 60);
 
 /// Why nothing is issued; for the log and the audit log, never for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +41,11 @@ pub(super) enum Decision {
     Refuse(Refusal),
     /// The key has its certificate already.
     Repeat(Box<CertificateRow>),
-    /// Issue, for this device channel where it is known, on account of this challenge and link.
+    /// Issue, for this device channel where it is known, on account of this challenge and link. The channel's generation
+    /// is there where the certificate is let in without an `Authenticate`.
     Issue {
         enrollment: Option<EnrollmentId>,
+        generation: Option<i64>,
         challenge: Option<Box<Challenge>>,
     },
 }
@@ -122,12 +119,12 @@ pub(super) async fn carry_out(
                 .map_err(|e| Error::Internal(format!("the recorded certificate {}: {e}", row.sha256)))?;
             Ok(Ok((certificate, Outcome::Repeated)))
         }
-        Decision::Issue { enrollment, challenge } => {
+        Decision::Issue { enrollment, generation, challenge } => {
             let certificate = candidate.ok_or_else(|| {
                 Error::Unavailable("what entitles to the certificate changed in the meantime".to_owned())
             })?;
             if let Some(challenge) = &challenge {
-                let until = (challenge.purpose == LINK).then(|| now.plus(RESERVED));
+                let until = (challenge.purpose == LINK).then(|| now.plus(HELD));
                 tx.use_challenge(challenge.id, until).await?;
             }
             let row = CertificateRow {
@@ -139,6 +136,7 @@ pub(super) async fn carry_out(
                 der: certificate.der().to_vec(),
                 challenge_id: challenge.as_ref().map(|challenge| challenge.id),
                 enrollment_id: enrollment,
+                generation,
                 not_before: certificate.not_before,
                 not_after: certificate.not_after,
                 issued_at: now,
@@ -210,7 +208,7 @@ async fn by_challenge(
     if challenge.uses_count >= challenge.uses_allowed {
         return Ok(Refusal("the challenge has been used").into());
     }
-    let mut enrollment = None;
+    let (mut enrollment, mut generation) = (None, None);
     match challenge.purpose.as_str() {
         LINK => {
             let Some(link) = link else { return Ok(Refusal("the enrollment link is gone").into()) };
@@ -231,11 +229,16 @@ async fn by_challenge(
             let Some(bound) = allowed else {
                 return Ok(Refusal("the device that the challenge is bound to has left").into());
             };
+            if challenge.generation != Some(bound.generation) {
+                return Ok(Refusal("the device that the challenge is bound to has enrolled anew since").into());
+            }
             enrollment = Some(bound.id);
+            // A device that was wiped begins anew in any case.
+            generation = (purpose == RENEWAL).then_some(bound.generation);
         }
         _ => {}
     }
-    Ok(Decision::Issue { enrollment, challenge: Some(Box::new(challenge)) })
+    Ok(Decision::Issue { enrollment, generation, challenge: Some(Box::new(challenge)) })
 }
 
 /// What a certificate entitles to: another one for the same device, as long as it would be let in with it.
@@ -262,5 +265,8 @@ async fn renewal(app: &App, read: &mut Read, signer: Sha256, now: Timestamp) -> 
     if read.pin(enrollment.id, signer).await?.is_some_and(|pin| pin.revoked_at.is_some()) {
         return Ok(Refusal("the signer's certificate was replaced by a later enrollment").into());
     }
-    Ok(Decision::Issue { enrollment: Some(enrollment.id), challenge: None })
+    if record.generation != Some(enrollment.generation) {
+        return Ok(Refusal("the signer's certificate belongs to an earlier enrollment of the device").into());
+    }
+    Ok(Decision::Issue { enrollment: Some(enrollment.id), generation: record.generation, challenge: None })
 }

@@ -159,6 +159,7 @@ impl Edge {
             der: certificate.der().to_vec(),
             challenge_id: None,
             enrollment_id: None,
+            generation: None,
             not_before: certificate.not_before,
             not_after: certificate.not_after,
             issued_at: self.t.now(),

@@ -114,6 +114,8 @@ pub fn issue_server_certificate(
     if validity > MAX_SERVER_VALIDITY {
         return Err(Error::invalid("a server certificate for more than 397 days, which Apple's clients refuse"));
     }
+    // It begins a little before now, and both ends count.
+    let validity = validity.min(MAX_SERVER_VALIDITY.saturating_sub(BACKDATED + Duration::from_secs(1)));
     let mut params = leaf_params(&shortened(first), now, validity, random, root);
     params.subject_alt_names = names.iter().map(|name| alternative_name(name)).collect::<Result<_, _>>()?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -337,6 +339,8 @@ mod tests {
         };
         let made = issue(&["mdm.example.org", "192.0.2.1"], 397).unwrap();
         assert!(made.certificate.signed_by(&root.certificate));
+        let seconds = made.certificate.not_after.seconds() - made.certificate.not_before.seconds() + 1;
+        assert_eq!(seconds, 397 * 86_400, "from the first second to the last");
         assert_eq!(made.certificate.public_key_sha256, made.key.public_key_sha256().unwrap());
         for (names, days) in [(&[][..], 90), (&["mdm.example.org"], 398), (&["no host"], 90), (&["a..b"], 90)] {
             assert!(matches!(issue(names, days), Err(Error::Invalid(_))), "{names:?} {days}");

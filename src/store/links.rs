@@ -109,6 +109,37 @@ impl Read {
         )
     }
 
+    /// When the first of the uses that are held comes free, if it does not count before.
+    pub async fn first_reserved_until(&mut self, id: LinkId, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT MIN(reserved_until) FROM challenges
+                  WHERE link_id = $1 AND counted_at IS NULL AND reserved_until > $2",
+                id,
+                now
+            )
+        )
+    }
+
+    /// When the first of the open challenges expires.
+    pub async fn first_challenge_expires(
+        &mut self,
+        id: LinkId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT MIN(expires_at) FROM challenges WHERE link_id = $1 AND expires_at > $2 AND uses_count = 0",
+                id,
+                now
+            )
+        )
+    }
+
     /// The challenge with this hash.
     pub async fn challenge_by_hash(&mut self, hash: Sha256) -> Result<Option<Challenge>, StoreError> {
         on!(self, fetch_optional, query_as("SELECT * FROM challenges WHERE hash = $1", hash))

@@ -133,13 +133,13 @@ both_databases! {
         for _ in 0..10 {
             challenges.push(challenge(&opened(&profile_for_link(&t.app, &code).await.unwrap())));
         }
-        assert!(matches!(profile_for_link(&t.app, &code).await, Err(LinkError::Busy)));
+        assert!(matches!(profile_for_link(&t.app, &code).await, Err(LinkError::Busy { .. })));
         assert!(open_link(&t.app, &code).await.is_ok(), "the page can be read all the same");
 
         issued(Applicant::new(&t, 2).ask(&t, &challenges[0]).await);
         issued(Applicant::new(&t, 3).ask(&t, &challenges[1]).await);
         t.db.clock.advance(2 * MINUTE);
-        assert!(matches!(profile_for_link(&t.app, &code).await, Err(LinkError::Busy)), "both uses are held");
+        assert!(matches!(profile_for_link(&t.app, &code).await, Err(LinkError::Busy { .. })), "both uses are held");
         t.db.clock.advance(HOUR);
         profile_for_link(&t.app, &code).await.unwrap();
     }

@@ -142,6 +142,19 @@ both_databases! {
         assert!(t.db.texts("SELECT serial FROM certificates").await.is_empty());
     }
 
+    async fn asking_for_the_head_of_an_answer_issues_nothing(t: Ready) {
+        let routes = routes(&t);
+        let (_, code) = link(&t, Some(1)).await;
+        let fetched = challenge(&opened(&get(&routes, &format!("/enroll/{code}/profile")).await.body));
+        let exchange = Applicant::new(&t, 2).message(&t, &ca(&routes).await, Some(&fetched));
+        let message = URL_SAFE_NO_PAD.encode(&exchange.message);
+        let path = format!("/scep?operation=PKIOperation&message={message}");
+        let reply = send(&routes, "HEAD", &path, Body::empty()).await;
+        assert_eq!((reply.status.as_u16(), reply.header("allow")), (405, "GET, POST"));
+        assert!(t.db.texts("SELECT serial FROM certificates").await.is_empty());
+        assert_eq!(send(&routes, "HEAD", "/scep?operation=GetCACaps", Body::empty()).await.status, 200);
+    }
+
     async fn dead_links_are_told_kindly(t: Ready) {
         let routes = routes(&t);
         let (made, revoked) = link(&t, None).await;
@@ -211,7 +224,8 @@ both_databases! {
         }
         let busy = get(&routes, &format!("/enroll/{code}/profile")).await;
         assert_eq!(busy.status, 429);
-        assert!(busy.text().contains("in use") && !busy.header("retry-after").is_empty());
+        assert!(busy.text().contains("in use") && busy.text().contains("60 minutes"), "{}", busy.text());
+        assert_eq!(busy.header("retry-after"), "3600", "as long as the profiles hold");
         t.db.clock.advance(DAY / 2);
         assert_eq!(get(&routes, &format!("/enroll/{code}/profile")).await.status, 200);
     }

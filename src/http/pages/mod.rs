@@ -3,6 +3,7 @@
 
 mod view;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,6 @@ const LIMIT: &str = "enrollment";
 const PROFILE: &str = "application/x-apple-aspen-config";
 /// The largest form, in bytes: it has one field.
 const MAX_FORM: usize = 4096;
-/// How long to wait where a link is in use.
-const BUSY_WAIT: Duration = Duration::from_secs(300);
 /// How long to wait after trouble here.
 const TROUBLE_WAIT: Duration = Duration::from_secs(60);
 
@@ -143,7 +142,7 @@ async fn profile(State(pages): State<Pages>, code: Result<Path<String>, PathReje
 struct Notice {
     status: StatusCode,
     heading: &'static str,
-    text: &'static str,
+    text: Cow<'static, str>,
     /// After which time it may help to try again.
     wait: Option<Duration>,
 }
@@ -156,7 +155,7 @@ impl Pages {
         let notice = Notice {
             status: StatusCode::TOO_MANY_REQUESTS,
             heading: "Too many requests",
-            text: "Too many requests came from your network. Please wait a minute and try again.",
+            text: "Too many requests came from your network. Please wait a minute and try again.".into(),
             wait: Some(wait),
         };
         Some(self.notice(&notice, None))
@@ -193,7 +192,7 @@ impl Pages {
             organization: &settings.name,
             support: &settings.support,
             heading: notice.heading,
-            text: notice.text,
+            text: &notice.text,
             again,
         };
         let mut response = rendered(notice.status, &view);
@@ -234,13 +233,20 @@ fn notice_of(error: &LinkError) -> Notice {
              back later.",
             Some(TROUBLE_WAIT),
         ),
-        LinkError::Busy => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "This link is in use",
-            "Its profile was downloaded several times just now, or a device is enrolling by it. Install the profile that \
-             you have, or try again in a few minutes.",
-            Some(BUSY_WAIT),
-        ),
+        LinkError::Busy { wait } => {
+            let minutes = wait.as_secs().div_ceil(60).max(1);
+            let text = format!(
+                "Its profile was downloaded several times just now, or a device is enrolling by it. Install the profile \
+                 that you have, or try again in {minutes} {}.",
+                if minutes == 1 { "minute" } else { "minutes" }
+            );
+            return Notice {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                heading: "This link is in use",
+                text: text.into(),
+                wait: Some(*wait),
+            };
+        }
         LinkError::Other(Error::Unavailable(_) | Error::Conflict { .. }) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "Not available at the moment",
@@ -254,7 +260,7 @@ fn notice_of(error: &LinkError) -> Notice {
             None,
         ),
     };
-    Notice { status, heading, text, wait }
+    Notice { status, heading, text: text.into(), wait }
 }
 
 fn rendered(status: StatusCode, view: &impl Template) -> Response {

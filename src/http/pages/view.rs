@@ -67,7 +67,7 @@ pub(super) struct NoticeView<'a> {
     pub(super) organization: &'a str,
     pub(super) support: &'a str,
     pub(super) heading: &'static str,
-    pub(super) text: &'static str,
+    pub(super) text: &'a str,
     /// Where to try again, if that may help.
     pub(super) again: Option<String>,
 }

@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::timeout;
 
@@ -61,6 +61,12 @@ async fn answer(State(scep): State<Scep>, request: Request) -> Response {
             return refused(StatusCode::BAD_REQUEST, "expected operation=GetCACaps, GetCACert or PKIOperation");
         }
     };
+    if operation == Operation::PkiOperation && parts.method == Method::HEAD {
+        // It would issue a certificate that nobody gets.
+        let mut response = refused(StatusCode::METHOD_NOT_ALLOWED, "expected GET or POST");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+        return response;
+    }
     let limiter = if operation == Operation::PkiOperation { &scep.messages } else { &scep.others };
     if let Err(wait) = limiter.check(address) {
         scep.metrics.rate_limited(LIMIT);

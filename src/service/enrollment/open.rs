@@ -56,8 +56,11 @@ pub enum LinkError {
     #[error("the server has no valid push certificate, so no device can enroll")]
     NotReady,
     /// Its last uses are held by devices that are enrolling, or its profile was fetched too often lately.
-    #[error("the enrollment link is in use; try again later")]
-    Busy,
+    #[error("the enrollment link is in use for {} seconds more", wait.as_secs())]
+    Busy {
+        /// After which time one of them may come free.
+        wait: Duration,
+    },
     /// Something else.
     #[error(transparent)]
     Other(#[from] Error),
@@ -141,14 +144,21 @@ async fn open_challenge(app: &App, link: &Link, terms: &Terms, now: Timestamp) -
         Some(allowed) => allowed - link.uses_count - tx.reserved_uses(link.id, now).await?,
         None => MAX_CHALLENGES / CHALLENGES_PER_USE,
     };
-    if remaining <= 0 || tx.open_challenges(link.id, now).await? >= remaining.saturating_mul(CHALLENGES_PER_USE) {
-        return Err(LinkError::Busy);
+    if remaining <= 0 {
+        return Err(busy(tx.first_reserved_until(link.id, now).await?, now));
+    }
+    if tx.open_challenges(link.id, now).await? >= remaining.saturating_mul(CHALLENGES_PER_USE) {
+        return Err(busy(tx.first_challenge_expires(link.id, now).await?, now));
     }
     let lifetime = app.settings.scep.challenge_lifetime;
     let new = enrollment_profile::NewChallengeFor::Link(&link);
     let challenge = enrollment_profile::make_challenge(app, &mut tx, new, terms, lifetime, now).await?;
     tx.commit().await?;
     Ok(challenge)
+}
+
+fn busy(until: Option<Timestamp>, now: Timestamp) -> LinkError {
+    LinkError::Busy { wait: until.map_or(Duration::ZERO, |until| until.since(now)) }
 }
 
 async fn find(read: &mut Read, code: &str) -> Result<Link, LinkError> {

@@ -68,6 +68,9 @@ fn ranges(settings: &Settings, reader: &mut Reader) {
         size,
     );
     reader.within("devices.max_report_size", settings.devices.max_report_size, bytes(1 << 20)..=bytes(256 << 20), size);
+    // Less would refuse a message that is allowed, for ever.
+    let largest = settings.devices.max_report_size.max(settings.devices.max_checkin_size);
+    reader.within("devices.body_memory", settings.devices.body_memory, largest..=bytes(1 << 40), size);
     reader.within("admin.max_body_size", settings.admin.max_body_size, bytes(64 << 10)..=bytes(256 << 20), size);
 }
 

@@ -143,6 +143,10 @@ section! {
         max_checkin_size: Size = Default("\"1MiB\""),
         /// The largest report on a command; a list of certificates or of apps runs to hundreds of KiB.
         max_report_size: Size = Default("\"16MiB\""),
+        /// How much of the messages that are read and handled at the same time may be in memory; the first 64 KiB of each do
+        /// not count. A device whose message has no room is told to come again. While one is handled it takes several
+        /// times as much.
+        body_memory: Size = Default("\"256MiB\""),
     }
 }
 

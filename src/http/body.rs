@@ -1,5 +1,7 @@
 //! Reading request bodies with bounds on size and time.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,6 +10,7 @@ use futures_util::{Stream, stream};
 use http::StatusCode;
 use http_body::Body as _;
 use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Why a body was not read.
@@ -25,16 +28,20 @@ pub enum BodyError {
     /// The connection broke, or the body's framing is wrong.
     #[error("the body ended early")]
     Broken,
+    /// There is no room for it beside the others that are read and handled now.
+    #[error("too many large bodies at the same time")]
+    Crowded,
 }
 
 impl BodyError {
-    /// 413, 408 or 400.
+    /// 413, 408, 400 or 503.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Broken => StatusCode::BAD_REQUEST,
+            Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -45,7 +52,76 @@ impl BodyError {
 ///
 /// # Errors
 /// [`BodyError`].
-pub async fn read(mut body: Body, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
+pub async fn read(body: Body, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
+    read_counted(body, limit, time, |_| Ok(())).await
+}
+
+/// As [`read`], within a budget for all bodies at once. What is taken of it is given back with the body.
+///
+/// # Errors
+/// [`BodyError`]; [`BodyError::Crowded`] as soon as the budget has no room for what came.
+pub async fn read_within(body: Body, limit: usize, time: Duration, budget: &Budget) -> Result<Held, BodyError> {
+    let mut room: Option<OwnedSemaphorePermit> = None;
+    let bytes = read_counted(body, limit, time, |total| budget.cover(&mut room, total)).await?;
+    Ok(Held { bytes, _room: room })
+}
+
+/// A bound on the bytes of all bodies that are read and handled at the same time. The first [`FREE`] of each do not
+/// count: they are bounded by the number of connections, and small bodies have nothing to do with it.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Semaphore>);
+
+/// What each body may have beside the budget, bytes.
+pub const FREE: usize = 64 << 10;
+/// The budget is given out in pieces of so many bytes.
+const UNIT: usize = 64 << 10;
+
+impl Budget {
+    /// For so many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / UNIT).min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Takes as much more as a body of `total` bytes needs. Never waits: who waits keeps what it has.
+    fn cover(&self, room: &mut Option<OwnedSemaphorePermit>, total: usize) -> Result<(), BodyError> {
+        let needed = total.saturating_sub(FREE).div_ceil(UNIT);
+        let missing = needed.saturating_sub(room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        if missing == 0 {
+            return Ok(());
+        }
+        let missing = u32::try_from(missing).map_err(|_| BodyError::Crowded)?;
+        let more = Arc::clone(&self.0).try_acquire_many_owned(missing).map_err(|_| BodyError::Crowded)?;
+        match room {
+            Some(room) => room.merge(more),
+            None => *room = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// A body with its share of a [`Budget`].
+#[derive(Debug)]
+pub struct Held {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// `count` is told of each piece how many bytes there are with it, before they are kept.
+async fn read_counted(
+    mut body: Body,
+    limit: usize,
+    time: Duration,
+    mut count: impl FnMut(usize) -> Result<(), BodyError>,
+) -> Result<Bytes, BodyError> {
     let too_large = BodyError::TooLarge { limit: u64::try_from(limit).unwrap_or(u64::MAX) };
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit {
@@ -60,6 +136,7 @@ pub async fn read(mut body: Body, limit: usize, time: Duration) -> Result<Bytes,
     if first.len() > limit {
         return Err(too_large);
     }
+    count(first.len())?;
     let Some(second) = next().await? else {
         return Ok(first);
     };
@@ -70,6 +147,7 @@ pub async fn read(mut body: Body, limit: usize, time: Duration) -> Result<Bytes,
         if piece.len() > limit - whole.len() {
             return Err(too_large);
         }
+        count(whole.len() + piece.len())?;
         whole.extend_from_slice(&piece);
         match next().await? {
             Some(next) => piece = next,
@@ -150,6 +228,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn large_bodies_share_a_budget() {
+        let budget = Budget::new(2 * UNIT);
+        let of = |size: usize| read_within(Body::from(vec![0; size]), 10 * UNIT, LONG, &budget);
+        let small: Vec<_> = futures_util::future::join_all((0..100).map(|_| of(FREE))).await;
+        assert!(small.iter().all(Result::is_ok), "small ones do not count");
+        let one = of(FREE + 1).await.unwrap();
+        assert_eq!(of(FREE + UNIT + 1).await.unwrap_err(), BodyError::Crowded);
+        let two = of(FREE + UNIT).await.unwrap();
+        assert_eq!(of(FREE + 1).await.unwrap_err(), BodyError::Crowded);
+        assert_eq!((one.len(), two.len()), (FREE + 1, FREE + UNIT));
+        drop((one, two));
+        let pieces = stream::iter((0..3).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![0; UNIT]))));
+        let whole = read_within(Body::from_stream(pieces), 10 * UNIT, LONG, &budget).await.unwrap();
+        assert_eq!((whole.len(), budget.0.available_permits()), (3 * UNIT, 0));
+        drop(whole);
+        // What was refused gives back what it had.
+        let pieces = stream::iter((0..4).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![0; UNIT]))));
+        let refused = read_within(Body::from_stream(pieces), 10 * UNIT, LONG, &budget).await.unwrap_err();
+        assert_eq!((refused, budget.0.available_permits()), (BodyError::Crowded, 2));
+    }
+
+    #[tokio::test]
     async fn a_body_that_stalls_or_breaks_is_given_up() {
         assert_eq!(read(stalled(), 100, Duration::from_millis(20)).await, Err(BodyError::TooSlow));
         let broken = stream::iter([Ok(Bytes::from_static(b"abc")), Err(std::io::Error::other("gone"))]);
@@ -171,8 +271,8 @@ mod tests {
     fn each_error_has_its_status() {
         let of = |error: BodyError| error.status().as_u16();
         assert_eq!(
-            [of(BodyError::TooLarge { limit: 1 }), of(BodyError::TooSlow), of(BodyError::Broken)],
-            [413, 408, 400]
+            [BodyError::TooLarge { limit: 1 }, BodyError::TooSlow, BodyError::Broken, BodyError::Crowded].map(of),
+            [413, 408, 400, 503]
         );
     }
 }

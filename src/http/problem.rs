@@ -154,6 +154,7 @@ impl From<BodyError> for Problem {
             BodyError::TooLarge { .. } => "body_too_large",
             BodyError::TooSlow => "body_too_slow",
             BodyError::Broken => "body_incomplete",
+            BodyError::Crowded => "unavailable",
         };
         Self::new(error.status(), code, error.to_string())
     }

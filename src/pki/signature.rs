@@ -3,6 +3,7 @@
 //! Base64 of a detached CMS over the exact bytes of the body, by one signer. Source: Apple, "Implementing device
 //! management" (SignMessage).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::algorithm::Digest;
@@ -60,10 +61,95 @@ pub enum SignatureError {
     },
 }
 
-/// Checks the header's value against the body.
+/// Decodes the header's value: the CMS in it, with definite lengths.
 ///
-/// Tolerates BER, signed attributes in any order, `sha…WithRSAEncryption` where `rsaEncryption` belongs, and
-/// AlgorithmIdentifiers without NULL.
+/// # Errors
+/// [`SignatureError::Malformed`].
+pub fn decode_header(header: &str) -> Result<Vec<u8>, SignatureError> {
+    if header.len() > MAX_HEADER_BYTES {
+        return Err(SignatureError::Malformed("longer than 32 KiB"));
+    }
+    let packed: Vec<u8> = header.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let cms = LENIENT.decode(packed).map_err(|_| SignatureError::Malformed("no base64"))?;
+    definite(cms)
+}
+
+fn definite(cms: Vec<u8>) -> Result<Vec<u8>, SignatureError> {
+    if cms.len() > MAX_HEADER_BYTES {
+        return Err(SignatureError::Malformed("longer than 32 KiB"));
+    }
+    match asn1::to_definite(&cms).map_err(|_| SignatureError::Malformed("no signed CMS"))? {
+        Cow::Owned(definite) => Ok(definite),
+        Cow::Borrowed(_) => Ok(cms),
+    }
+}
+
+/// A detached signature that was read, and not compared with any body yet: it tells who claims to have signed, so that
+/// nothing is read for those who would not be let in anyway.
+pub struct Detached<'a> {
+    data: SignedData<'a>,
+    signer: Certificate,
+}
+
+impl<'a> Detached<'a> {
+    /// Reads the CMS that [`decode_header`] gave.
+    ///
+    /// # Errors
+    /// [`SignatureError::Malformed`].
+    pub fn read(definite: &'a [u8]) -> Result<Self, SignatureError> {
+        let data = SignedData::read(definite).map_err(|_| SignatureError::Malformed("no signed CMS"))?;
+        let [signer] = data.signers.as_slice() else {
+            return Err(SignatureError::Malformed("not exactly one signer"));
+        };
+        let certificate =
+            data.certificate_of(signer).ok_or(SignatureError::Malformed("without the certificate of its signer"))?;
+        Ok(Self { signer: certificate.clone(), data })
+    }
+
+    /// The certificate of whoever claims to have signed.
+    #[must_use]
+    pub const fn claimed_signer(&self) -> &Certificate {
+        &self.signer
+    }
+
+    /// The other certificates that came along.
+    pub fn others(&self) -> impl Iterator<Item = &Certificate> {
+        self.data.certificates.iter().filter(|other| other.sha256 != self.signer.sha256)
+    }
+
+    /// Checks the signature against the body. True: SHA-1 took part (to be counted).
+    ///
+    /// Tolerates BER, signed attributes in any order, `sha…WithRSAEncryption` where `rsaEncryption` belongs, and
+    /// AlgorithmIdentifiers without NULL.
+    ///
+    /// # Errors
+    /// Any [`SignatureError`].
+    pub fn verify(&self, body: &[u8], policy: SignaturePolicy, now: Timestamp) -> Result<bool, SignatureError> {
+        let signer = self.data.signers.first().ok_or(SignatureError::Malformed("not exactly one signer"))?;
+        let uses_sha1 = signer.uses_sha1();
+        if uses_sha1 && !policy.allow_sha1 {
+            return Err(SignatureError::Algorithm("SHA-1; devices.allow_sha1_signatures would accept it"));
+        }
+        if self.data.content.is_some_and(|content| content != body) {
+            return Err(SignatureError::OtherBody);
+        }
+        signer.verify(&self.signer, body).map_err(|reason| match reason {
+            Unverified::Algorithm => {
+                SignatureError::Algorithm("expected RSA or ECDSA with SHA-256, SHA-384 or SHA-512")
+            }
+            Unverified::OtherContent => SignatureError::OtherBody,
+            Unverified::Signature => SignatureError::Wrong,
+        })?;
+        if let Some(at) = signer.signing_time()
+            && (at > now.plus(policy.skew) || at < now.minus(policy.skew))
+        {
+            return Err(SignatureError::Clock { at });
+        }
+        Ok(uses_sha1)
+    }
+}
+
+/// Checks the header's value against the body. See [`Detached::verify`].
 ///
 /// # Errors
 /// Any [`SignatureError`].
@@ -73,15 +159,10 @@ pub fn verify_header(
     policy: SignaturePolicy,
     now: Timestamp,
 ) -> Result<Signed, SignatureError> {
-    if header.len() > MAX_HEADER_BYTES {
-        return Err(SignatureError::Malformed("longer than 32 KiB"));
-    }
-    let packed: Vec<u8> = header.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let cms = LENIENT.decode(packed).map_err(|_| SignatureError::Malformed("no base64"))?;
-    verify_detached(&cms, body, policy, now)
+    verified(&decode_header(header)?, body, policy, now)
 }
 
-/// Checks a detached CMS against the body. See [`verify_header`].
+/// Checks a detached CMS against the body. See [`Detached::verify`].
 ///
 /// # Errors
 /// Any [`SignatureError`].
@@ -91,37 +172,13 @@ pub fn verify_detached(
     policy: SignaturePolicy,
     now: Timestamp,
 ) -> Result<Signed, SignatureError> {
-    if cms.len() > MAX_HEADER_BYTES {
-        return Err(SignatureError::Malformed("longer than 32 KiB"));
-    }
-    let malformed = |_| SignatureError::Malformed("no signed CMS");
-    let definite = asn1::to_definite(cms).map_err(malformed)?;
-    let data = SignedData::read(&definite).map_err(malformed)?;
-    let [signer] = data.signers.as_slice() else {
-        return Err(SignatureError::Malformed("not exactly one signer"));
-    };
-    let certificate =
-        data.certificate_of(signer).ok_or(SignatureError::Malformed("without the certificate of its signer"))?;
-    let uses_sha1 = signer.uses_sha1();
-    if uses_sha1 && !policy.allow_sha1 {
-        return Err(SignatureError::Algorithm("SHA-1; devices.allow_sha1_signatures would accept it"));
-    }
-    if data.content.is_some_and(|content| content != body) {
-        return Err(SignatureError::OtherBody);
-    }
-    signer.verify(certificate, body).map_err(|reason| match reason {
-        Unverified::Algorithm => SignatureError::Algorithm("expected RSA or ECDSA with SHA-256, SHA-384 or SHA-512"),
-        Unverified::OtherContent => SignatureError::OtherBody,
-        Unverified::Signature => SignatureError::Wrong,
-    })?;
-    if let Some(at) = signer.signing_time()
-        && (at > now.plus(policy.skew) || at < now.minus(policy.skew))
-    {
-        return Err(SignatureError::Clock { at });
-    }
-    let signer = certificate.clone();
-    let others = data.certificates.iter().filter(|other| other.sha256 != signer.sha256).cloned().collect();
-    Ok(Signed { signer, others, uses_sha1 })
+    verified(&definite(cms.to_vec())?, body, policy, now)
+}
+
+fn verified(definite: &[u8], body: &[u8], policy: SignaturePolicy, now: Timestamp) -> Result<Signed, SignatureError> {
+    let read = Detached::read(definite)?;
+    let uses_sha1 = read.verify(body, policy, now)?;
+    Ok(Signed { signer: read.signer.clone(), others: read.others().cloned().collect(), uses_sha1 })
 }
 
 /// What a client does differently from others. The default is what current clients do.

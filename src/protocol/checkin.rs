@@ -2,7 +2,7 @@
 
 use plist::{Dictionary, Value};
 
-use super::field::{data, flag, name, needed_text, secret, text};
+use super::field::{data, flag, name, needed_id, needed_text, secret, text};
 use super::wire::{self, Limits};
 use super::{DecodeError, Sender};
 use crate::model::Secret;
@@ -157,13 +157,14 @@ pub enum Endpoint {
     Other(String),
 }
 
-/// Reads a check-in body: XML only, at most [`Limits::CHECK_IN`], nested at most [`wire::MAX_DEPTH`].
+/// Reads a check-in body: XML only, within `limits` ([`Limits::CHECK_IN`], unless the settings say otherwise), nested at
+/// most [`wire::MAX_DEPTH`].
 ///
 /// # Errors
-/// [`DecodeError::Wire`] when it is no property list that we read, [`DecodeError::UnknownMessage`], and what misses or
-/// has the wrong kind.
-pub fn decode(body: &[u8]) -> Result<CheckIn, DecodeError> {
-    let message = wire::dictionary(wire::read_lenient(body, Limits::CHECK_IN)?)?;
+/// [`DecodeError::Wire`] when it is no property list that we read, [`DecodeError::UnknownMessage`], and what misses, has
+/// the wrong kind, or is too long to be kept.
+pub fn decode(body: &[u8], limits: Limits) -> Result<CheckIn, DecodeError> {
+    let message = wire::dictionary(wire::read_lenient(body, limits)?)?;
     let kind = needed_text(&message, "MessageType")?;
     if !KNOWN.contains(&kind.as_str()) {
         return Err(DecodeError::UnknownMessage(kind.chars().take(60).collect()));
@@ -173,7 +174,7 @@ pub fn decode(body: &[u8]) -> Result<CheckIn, DecodeError> {
     Ok(match kind.as_str() {
         "Authenticate" => CheckIn::Authenticate(Authenticate {
             sender,
-            topic: needed_text(&message, "Topic")?,
+            topic: needed_id(&message, "Topic")?,
             serial_number: name(&message, "SerialNumber"),
             device_name: name(&message, "DeviceName"),
             model: name(&message, "Model"),
@@ -186,9 +187,9 @@ pub fn decode(body: &[u8]) -> Result<CheckIn, DecodeError> {
         }),
         "TokenUpdate" => CheckIn::TokenUpdate(TokenUpdate {
             sender,
-            topic: needed_text(&message, "Topic")?,
+            topic: needed_id(&message, "Topic")?,
             token: data(&message, "Token")?.filter(|token| !token.is_empty()).ok_or(DecodeError::Missing("Token"))?,
-            push_magic: needed_text(&message, "PushMagic")?,
+            push_magic: needed_id(&message, "PushMagic")?,
             unlock_token: secret(&message, "UnlockToken")?,
             awaiting_configuration,
             not_on_console: flag(&message, "NotOnConsole"),
@@ -312,6 +313,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decode(body: &[u8]) -> Result<CheckIn, DecodeError> {
+        super::decode(body, Limits::CHECK_IN)
+    }
     use crate::model::EnrollmentKind;
 
     const UDID: &str = "00008110-000A1B2C3D4E801E";

@@ -8,6 +8,9 @@ use crate::model::Secret;
 /// Longest name, model or version that is kept, characters; they are for people, so the rest is cut.
 const MAX_NAME: usize = 255;
 
+/// Longest push topic or magic, bytes: real ones have 36 to 60. Longer ones would fit into no index.
+const MAX_ID: usize = 255;
+
 /// A string, where there is one.
 pub(super) fn text(message: &Dictionary, key: &'static str) -> Result<Option<String>, DecodeError> {
     match message.get(key) {
@@ -22,8 +25,14 @@ pub(super) fn needed_text(message: &Dictionary, key: &'static str) -> Result<Str
     text(message, key)?.filter(|text| !text.is_empty()).ok_or(DecodeError::Missing(key))
 }
 
-/// A name for people to read: anything that is not a string, or empty, is as good as absent.
-pub(super) fn name(message: &Dictionary, key: &str) -> Option<String> {
+/// An id that Apple's services gave out, which is kept and handed back as it is: it must be there and not be empty.
+pub(super) fn needed_id(message: &Dictionary, key: &'static str) -> Result<String, DecodeError> {
+    let id = needed_text(message, key)?;
+    if id.len() > MAX_ID { Err(DecodeError::TooLong { key, limit: MAX_ID }) } else { Ok(id) }
+}
+
+/// A name for people to read, cut to what is kept: anything that is not a string, or empty, is as good as absent.
+pub fn name(message: &Dictionary, key: &str) -> Option<String> {
     let text = message.get(key)?.as_string()?.trim();
     (!text.is_empty()).then(|| text.chars().take(MAX_NAME).collect())
 }

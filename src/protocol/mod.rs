@@ -16,6 +16,7 @@ mod sender;
 pub mod unrecognized;
 pub mod wire;
 
+pub use field::name;
 pub use sender::Sender;
 pub use wire::WireError;
 
@@ -39,6 +40,14 @@ pub enum DecodeError {
     /// An id that is too long, holds a control character, or (a device's) a colon.
     #[error("{0} is not an id that can be kept")]
     BadId(&'static str),
+    /// An id that is longer than any of Apple's.
+    #[error("{key} is longer than {limit} bytes")]
+    TooLong {
+        /// The member.
+        key: &'static str,
+        /// The most that is kept, bytes.
+        limit: usize,
+    },
     /// A check-in message of a type that we do not know.
     #[error("unknown message type {0:?}")]
     UnknownMessage(String),

@@ -45,13 +45,13 @@ pub struct ErrorItem {
     pub us_english: Option<String>,
 }
 
-/// Reads a report: XML only, at most [`Limits::REPORT`]; odd text in it is kept as well as possible.
+/// Reads a report: XML only, within `limits` ([`Limits::REPORT`], unless the settings say otherwise); odd text in it is kept as well as possible.
 ///
 /// # Errors
 /// [`DecodeError::Wire`] when it is no property list that we read, [`DecodeError::UnknownStatus`], and
 /// [`DecodeError::Missing`] for the sender, the status, or the command of anything but Idle.
-pub fn decode(body: &[u8]) -> Result<Report, DecodeError> {
-    let body = wire::dictionary(wire::read_lenient(body, Limits::REPORT)?)?;
+pub fn decode(body: &[u8], limits: Limits) -> Result<Report, DecodeError> {
+    let body = wire::dictionary(wire::read_lenient(body, limits)?)?;
     let word = needed_text(&body, "Status")?;
     let status =
         ReportStatus::parse(&word).ok_or_else(|| DecodeError::UnknownStatus(word.chars().take(60).collect()))?;
@@ -98,6 +98,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decode(body: &[u8]) -> Result<Report, DecodeError> {
+        super::decode(body, Limits::REPORT)
+    }
     use crate::model::EnrollmentKind;
 
     macro_rules! fixture {

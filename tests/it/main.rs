@@ -52,6 +52,7 @@ mod store_terms;
 mod store_tokens;
 mod store_trouble;
 mod store_wakes;
+mod story_bodies;
 mod story_commands;
 mod story_enrollment;
 mod story_identity;

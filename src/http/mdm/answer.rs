@@ -1,6 +1,6 @@
 use axum::body::Body;
 use axum::response::Response;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
 use super::super::Metrics;
@@ -8,6 +8,8 @@ use crate::protocol::unrecognized;
 use crate::service::Error;
 use crate::service::check_in::Answer;
 
+/// When a device may come again whose message was put off, in seconds.
+const CROWDED_WAIT: HeaderValue = HeaderValue::from_static("30");
 /// What a removed device's user may read.
 const GONE: &str = "This device is no longer managed by this server.";
 
@@ -30,6 +32,15 @@ pub(super) fn report_answer(command: Option<Vec<u8>>) -> Response {
 pub(super) fn refused(status: StatusCode, why: &str) -> Response {
     tracing::info!(status = status.as_u16(), why, "a device's message was refused");
     empty(status)
+}
+
+/// Too many large bodies are read at the same time: the device comes again.
+pub(super) fn crowded() -> Response {
+    let why = "too many large messages at the same time; devices.body_memory bounds them";
+    tracing::warn!(status = StatusCode::SERVICE_UNAVAILABLE.as_u16(), why, "a device's message was put off");
+    let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
+    response.headers_mut().insert(RETRY_AFTER, CROWDED_WAIT);
+    response
 }
 
 /// The status for an error of the domain.

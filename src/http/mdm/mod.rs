@@ -15,7 +15,6 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::put;
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
@@ -24,6 +23,7 @@ use super::identity::IdentityReader;
 use super::observe::client_address;
 use super::{Connection, Metrics, Proxies, body};
 use crate::protocol;
+use crate::protocol::wire::Limits;
 use crate::service::check_in::{self, Arrived};
 use crate::service::{App, Error, reports};
 use answer::{failed, refused, report_answer, respond};
@@ -37,6 +37,8 @@ struct Edge {
     metrics: Metrics,
     identities: Arc<IdentityReader>,
     proxies: Arc<Proxies>,
+    /// For the bodies that are large.
+    memory: body::Budget,
 }
 
 /// The routes for devices.
@@ -44,11 +46,13 @@ pub fn router(app: App, metrics: Metrics) -> Router {
     let proxy = &app.settings.proxy;
     let identities = Arc::new(IdentityReader::new(proxy, metrics.clone()));
     let proxies = Arc::new(Proxies::from(proxy));
+    let memory = body::Budget::new(app.settings.devices.body_memory.as_usize());
     Router::new().route("/mdm", put(message)).route("/checkin", put(message)).with_state(Edge {
         app,
         metrics,
         identities,
         proxies,
+        memory,
     })
 }
 
@@ -57,22 +61,34 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     let connection = Connection::of(&parts.extensions).map(Arc::as_ref);
     let is_check_in = is_check_in(&parts.headers);
 
-    // Whose certificate it is, as far as that can be said before the body is read. Nothing is read for nobody.
+    // Who it is, as far as that can be said before the body is read. Nothing is read for somebody who would not be let
+    // in anyway, and nothing that follows takes back what was judged here.
     let carried = match edge.identities.read(connection, &parts.headers) {
         Ok(carried) => carried,
         Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
     };
-    if carried.is_none() && !identify::is_signed(&parts.headers) {
-        return refused(StatusCode::BAD_REQUEST, "the request carries no client certificate and no signature");
-    }
-    let raw = match read(&edge.app, request_body, is_check_in).await {
-        Ok(raw) => raw,
-        Err(why) => return refused(why.status(), &why.to_string()),
+    let cms = match identify::signature(&parts.headers) {
+        Ok(cms) => cms,
+        Err(error) => return failed(&error, &edge.metrics),
     };
-    let presented = match identify::present(&edge.app, &edge.metrics, carried, &parts.headers, &raw) {
+    let signature = match cms.as_deref().map(identify::claimed).transpose() {
+        Ok(signature) => signature,
+        Err(error) => return failed(&error, &edge.metrics),
+    };
+    let presented = match identify::present(&edge.app, carried, signature.as_ref()) {
         Ok(presented) => presented,
         Err(error) => return failed(&error, &edge.metrics),
     };
+    let raw = match read(&edge, request_body, is_check_in).await {
+        Ok(raw) => raw,
+        Err(body::BodyError::Crowded) => return answer::crowded(),
+        Err(why) => return refused(why.status(), &why.to_string()),
+    };
+    if let Some(signature) = &signature
+        && let Err(error) = identify::compare(&edge.app, &edge.metrics, signature, &raw)
+    {
+        return failed(&error, &edge.metrics);
+    }
     let arrived = Arrived { presented: &presented, raw: &raw, address: client_address(&parts, &edge.proxies) };
 
     let time = edge.app.settings.devices.request_timeout;
@@ -85,14 +101,15 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     }
 }
 
-async fn read(app: &App, request_body: Body, is_check_in: bool) -> Result<Bytes, body::BodyError> {
-    let devices = &app.settings.devices;
+async fn read(edge: &Edge, request_body: Body, is_check_in: bool) -> Result<body::Held, body::BodyError> {
+    let devices = &edge.app.settings.devices;
     let limit = if is_check_in { devices.max_checkin_size } else { devices.max_report_size };
-    body::read(request_body, limit.as_usize(), devices.body_timeout).await
+    body::read_within(request_body, limit.as_usize(), devices.body_timeout, &edge.memory).await
 }
 
 async fn check_in(edge: &Edge, arrived: &Arrived<'_>) -> Response {
-    let message = match protocol::checkin::decode(arrived.raw) {
+    let limits = Limits::CHECK_IN.sized(edge.app.settings.devices.max_checkin_size.as_usize());
+    let message = match protocol::checkin::decode(arrived.raw, limits) {
         Ok(message) => message,
         Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
     };
@@ -110,7 +127,8 @@ async fn check_in(edge: &Edge, arrived: &Arrived<'_>) -> Response {
 }
 
 async fn report(edge: &Edge, arrived: &Arrived<'_>) -> Response {
-    let report = match protocol::report::decode(arrived.raw) {
+    let limits = Limits::REPORT.sized(edge.app.settings.devices.max_report_size.as_usize());
+    let report = match protocol::report::decode(arrived.raw, limits) {
         Ok(report) => report,
         Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
     };

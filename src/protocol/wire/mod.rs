@@ -41,6 +41,13 @@ impl Limits {
     pub const PROFILE: Self = Self { bytes: 4 << 20, items: 50_000 };
     /// An app's `Info.plist`.
     pub const INFO: Self = Self { bytes: 1 << 20, items: 20_000 };
+
+    /// The same for files of up to `bytes`: as many values for each byte where that is more, and never fewer values.
+    #[must_use]
+    pub const fn sized(self, bytes: usize) -> Self {
+        let items = self.items.saturating_mul(bytes / (1 << 10)) / (self.bytes / (1 << 10));
+        Self { bytes, items: if items > self.items { items } else { self.items } }
+    }
 }
 
 /// Why something is not a property list that we read.

@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use super::super::{Error, terms};
 use crate::model::Timestamp;
 use crate::protocol::json::to_json;
+use crate::protocol::name;
 use crate::store::{DeviceFacts, Enrollment, Write};
 
 /// Request types whose answer is kept, the member that holds it, and the kind that it is kept as.
@@ -45,7 +46,7 @@ pub(super) async fn take_over(
 }
 
 fn facts(answers: &Dictionary) -> DeviceFacts {
-    let text = |key: &str| answers.get(key).and_then(Value::as_string).map(|text| text.replace('\0', "\u{fffd}"));
+    let text = |key: &str| name(answers, key);
     DeviceFacts {
         serial: text("SerialNumber"),
         name: text("DeviceName"),

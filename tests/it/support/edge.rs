@@ -17,6 +17,7 @@ use muster::http::{Connection, Metrics};
 use muster::model::{CaId, CommandId, DeviceId, EnrollmentId, Timestamp};
 use muster::pki::authority::{DEVICE_CA_BITS, issue_device_certificate, make_device_ca};
 use muster::pki::request::Subject;
+use muster::pki::signature::{SigningQuirks, sign_header};
 use muster::pki::{Authority, Certificate, CertificateRequest, PrivateKey};
 use muster::protocol::command::{self, Command};
 use muster::protocol::wire;
@@ -253,6 +254,12 @@ impl Phone {
             .body(body.into())
             .unwrap();
         self.edge.send(request).await
+    }
+
+    /// The value of `Mdm-Signature` for a body.
+    pub fn signature(&self, body: &[u8]) -> String {
+        let by = Authority { certificate: self.certificate.clone(), key: device_key().clone() };
+        sign_header(body, &by.into(), SigningQuirks::default(), self.edge.t.now()).unwrap()
     }
 
     /// Sends a check-in message.

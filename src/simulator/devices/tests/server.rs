@@ -326,7 +326,7 @@ async fn mdm(State(shared): State<Arc<Shared>>, headers: HeaderMap, extensions: 
         let kind = if text.starts_with('{') { "application/json" } else { "text/plain" };
         return (StatusCode::from_u16(status).unwrap(), [(header::CONTENT_TYPE, kind)], text).into_response();
     }
-    let report = report::decode(&body).unwrap();
+    let report = report::decode(&body, Limits::REPORT).unwrap();
     world.reports.push(report.body.clone());
     next_command(&mut world, &report).into_response()
 }

@@ -147,6 +147,9 @@ section! {
         /// not count. A device whose message has no room is told to come again. While one is handled it takes several
         /// times as much.
         body_memory: Size = Default("\"256MiB\""),
+        /// Whether network users of a Mac get a channel of their own, without being asked for a password
+        /// (UserAuthenticate with an empty challenge). Local users get one in any case.
+        network_users: bool = Default("false"),
     }
 }
 

@@ -296,12 +296,6 @@ pub fn digest_challenge_answer() -> Vec<u8> {
     single("DigestChallenge", Value::String(String::new()))
 }
 
-/// The second answer to `UserAuthenticate`: the token that the user channel shows from then on.
-#[must_use]
-pub fn auth_token_answer(token: &str) -> Vec<u8> {
-    single("AuthToken", Value::String(token.to_owned()))
-}
-
 fn single(key: &str, value: Value) -> Vec<u8> {
     let mut answer = Dictionary::new();
     answer.insert(key.to_owned(), value);

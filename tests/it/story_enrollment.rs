@@ -238,6 +238,18 @@ both_databases! {
         assert_eq!(mac.check_in("UserAuthenticate", &user).await.status, 410);
     }
 
+    async fn a_network_user_gets_a_channel_where_the_settings_say_so(db: TestDb) {
+        let edge = Edge::with_devices(db, "network_users = true", "").await;
+        let mac = edge.enrolled("MAC-1").await;
+        let user = [("UserID", Value::from("501")), ("UserShortName", "kim".into())];
+        let challenge = mac.check_in("UserAuthenticate", &user).await;
+        let value = plist::Value::from_reader_xml(&challenge.body[..]).unwrap();
+        assert_eq!(value.as_dictionary().unwrap().get("DigestChallenge"), Some(&Value::from("")));
+        let answered = [&user[..], &[("DigestResponse", Value::from("x"))]].concat();
+        let done = mac.check_in("UserAuthenticate", &answered).await;
+        assert_eq!((done.status.as_u16(), done.body.is_empty()), (200, true));
+    }
+
     async fn another_user_needs_an_approval(edge: Edge) {
         let phone = edge.enrolled("PHONE-1").await;
         let mut tx = edge.t.db.write().await;

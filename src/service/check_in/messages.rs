@@ -10,7 +10,7 @@ use crate::model::Timestamp;
 use crate::protocol::Sender;
 use crate::protocol::checkin::{
     CheckOut, DeclarativeManagement, GetBootstrapToken, GetToken, SetBootstrapToken, UserAuthenticate,
-    bootstrap_token_answer,
+    bootstrap_token_answer, digest_challenge_answer,
 };
 use crate::store::{Enrollment, Write};
 
@@ -86,15 +86,19 @@ pub(super) async fn get_token(app: &App, arrived: &Arrived<'_>, message: GetToke
     Err(Error::NotFound(format!("there is no token for the service {}", message.service_type)))
 }
 
-/// A network user of a Mac logs in. Answered 410, which tells the Mac that this user gets no channel: users are not
-/// known here.
+/// A network user of a Mac logs in. Users are not known here: 410 tells the Mac that this one gets no channel; with
+/// `devices.network_users` an empty challenge, and then an empty answer, that it gets one without a password.
 pub(super) async fn user_authenticate(
     app: &App,
     arrived: &Arrived<'_>,
     message: UserAuthenticate,
 ) -> Result<Answer, Error> {
     require_known(app, arrived, &message.sender).await?;
-    Ok(Answer::Gone)
+    Ok(match (app.settings.devices.network_users, message.digest_response) {
+        (false, _) => Answer::Gone,
+        (true, None) => Answer::Plist(digest_challenge_answer()),
+        (true, Some(_)) => Answer::Empty,
+    })
 }
 
 /// Nothing is declared for any device yet: 404, on every endpoint.

@@ -357,6 +357,8 @@ CREATE TABLE wakes (
     revision        BIGINT  NOT NULL,
     leased_until    BIGINT,
     attempts        BIGINT  NOT NULL,
+    -- Until then the push service is to be left alone, as it said or since it failed; no request pulls a wake-up before.
+    not_before      BIGINT,
     -- When it is woken by schedule; none while the enrollment is not enabled.
     sync_at         BIGINT,
     last_at         BIGINT,

@@ -356,6 +356,8 @@ CREATE TABLE wakes (
     revision        INTEGER NOT NULL,
     leased_until    INTEGER,
     attempts        INTEGER NOT NULL,
+    -- Until then the push service is to be left alone, as it said or since it failed; no request pulls a wake-up before.
+    not_before      INTEGER,
     -- When it is woken by schedule; none while the enrollment is not enabled.
     sync_at         INTEGER,
     last_at         INTEGER,

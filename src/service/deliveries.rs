@@ -165,6 +165,17 @@ pub(super) async fn materialize(tx: &mut Write, enrollment: &Enrollment, now: Ti
     }
 }
 
+/// Whether anything is open for an enrollment, or a command for all not yet looked at.
+pub(super) async fn is_anything_waiting(tx: &mut Write, enrollment: &Enrollment) -> Result<bool, Error> {
+    if tx.has_open_deliveries(enrollment.id).await? {
+        return Ok(true);
+    }
+    match enrollment.fleet_cursor.filter(|_| enrollment.parent_id.is_none()) {
+        Some(cursor) => Ok(tx.has_commands_for_all_after(cursor).await?),
+        None => Ok(false),
+    }
+}
+
 async fn skip_fleet_commands(tx: &mut Write, enrollment: &Enrollment, mut cursor: i64) -> Result<u64, Error> {
     loop {
         let commands = tx.commands_for_all_after(cursor).await?;

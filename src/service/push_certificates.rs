@@ -153,7 +153,7 @@ pub async fn remove(app: &App, actor: &Actor, topic: &str, force: bool) -> Resul
 }
 
 /// Wakes the next devices of a topic that have something open, in the order of their ids. Some: from where to go on;
-/// none: all were woken. For the job [`WAKE_TOPIC`]; idempotent.
+/// none: all were woken. Pauses that the earlier certificate brought are over. For the job [`WAKE_TOPIC`]; idempotent.
 ///
 /// # Errors
 /// [`Error::Unavailable`].
@@ -162,6 +162,7 @@ pub async fn wake_batch(app: &App, topic: &str, after: EnrollmentId) -> Result<O
     let mut tx = app.store.begin_write().await?;
     let batch = tx.enrollments_to_wake(topic, after, now, BATCH).await?;
     for id in &batch {
+        tx.end_wake_pause(*id).await?;
         tx.request_wake(*id, now, now.plus(app.settings.push.sync_interval)).await?;
     }
     tx.commit().await?;

@@ -192,6 +192,11 @@ impl Read {
         )
     }
 
+    /// Whether there is a command for all that an enrollment has not been served yet.
+    pub async fn has_commands_for_all_after(&mut self, cursor: i64) -> Result<bool, StoreError> {
+        on!(self, fetch_one, query_scalar("SELECT EXISTS (SELECT 1 FROM commands WHERE fleet_number > $1)", cursor))
+    }
+
     /// The next enabled device channels that a command for all is yet to be given to, by id.
     pub async fn enrollments_before_fleet_number(
         &mut self,

@@ -293,6 +293,14 @@ fn postgres_options(url: &str) -> Result<PgConnectOptions, StoreError> {
 }
 
 impl Read {
+    /// One of the two forms of a text whose lock stands inside it.
+    pub(super) const fn choose(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        match &self.0 {
+            Held::SqliteRead(_) | Held::SqliteWrite(_) => sqlite,
+            Held::PostgresRead(_) | Held::PostgresWrite(_) => postgres,
+        }
+    }
+
     pub(super) fn connection(&mut self) -> Connection<'_> {
         match &mut self.0 {
             Held::SqliteRead(c) => Connection::Sqlite(c),

@@ -37,7 +37,8 @@ pub(super) const TO_WAKE: &str = "SELECT e.id FROM enrollments e
       WHERE e.topic = $1 AND e.state = 'enabled' AND e.id > $2
         AND ((SELECT MIN(d.priority) FROM deliveries d
                WHERE d.enrollment_id = e.id AND d.state IN ('queued', 'sent', 'not_now')) IS NOT NULL
-             OR EXISTS (SELECT 1 FROM wakes w WHERE w.enrollment_id = e.id AND w.due_at > $3))
+             OR EXISTS (SELECT 1 FROM wakes w
+                         WHERE w.enrollment_id = e.id AND (w.due_at > $3 OR w.not_before > $3)))
       ORDER BY e.id LIMIT $4";
 
 impl Read {
@@ -69,7 +70,7 @@ impl Read {
     }
 
     /// The next enabled enrollments of a topic, in the order of their ids, that have something open or whose wake-up
-    /// was put off until after `now`.
+    /// was put off until after `now`, or would be.
     pub async fn enrollments_to_wake(
         &mut self,
         topic: &str,

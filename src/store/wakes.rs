@@ -60,9 +60,52 @@ impl Read {
     }
 }
 
+/// The text that leases. Whoever leases never waits for a row that another holds, and nobody for whoever leases.
+macro_rules! lease {
+    ($lock:literal) => {
+        concat!(
+            "WITH due AS MATERIALIZED
+                  (SELECT w.enrollment_id FROM wakes w
+                    WHERE w.due_at <= $1 AND (w.leased_until IS NULL OR w.leased_until < $1)
+                    ORDER BY w.due_at LIMIT $3",
+            $lock,
+            ")
+             UPDATE wakes SET leased_until = $2, attempts = attempts + 1
+              WHERE enrollment_id IN (SELECT due.enrollment_id FROM due)
+          RETURNING enrollment_id, revision, leased_until, attempts,
+                    (SELECT e.topic FROM enrollments e
+                      WHERE e.id = wakes.enrollment_id AND e.state = 'enabled') AS topic,
+                    (SELECT e.push_token FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_token,
+                    (SELECT e.push_magic FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_magic,
+                    (SELECT e.token_at FROM enrollments e WHERE e.id = wakes.enrollment_id) AS token_at"
+        )
+    };
+}
+
+/// The text that schedules. The next time is a whole number of intervals after the last, so that devices which were
+/// spread stay so, however long nothing was scheduled.
+macro_rules! schedule {
+    ($lock:literal) => {
+        concat!(
+            "WITH due AS MATERIALIZED
+                  (SELECT w.enrollment_id FROM wakes w JOIN enrollments e ON e.id = w.enrollment_id
+                    WHERE w.sync_at <= $1 AND e.state = 'enabled' ORDER BY w.sync_at LIMIT $3",
+            $lock,
+            ")
+             UPDATE wakes
+                SET sync_at = sync_at + (($1 - sync_at) / $2 + 1) * $2, revision = revision + 1,
+                    due_at = CASE WHEN due_at <= $1 THEN due_at
+                                  WHEN not_before > $1 THEN not_before
+                                  ELSE $1 END
+              WHERE enrollment_id IN (SELECT due.enrollment_id FROM due)"
+        )
+    };
+}
+
 impl Write {
     /// Asks for a wake-up at `due_at`, or earlier if one is due earlier: at most one is due for each enrollment, which must
-    /// be enabled. The first by schedule comes at `sync_at`, unless one is planned already.
+    /// be enabled. It is not due before the pause is over that the last push ended with. The first by schedule comes at
+    /// `sync_at`, unless one is planned already.
     pub async fn request_wake(
         &mut self,
         id: EnrollmentId,
@@ -73,8 +116,9 @@ impl Write {
             self,
             "INSERT INTO wakes (enrollment_id, due_at, revision, attempts, sync_at) VALUES ($1, $2, 1, 0, $3)
              ON CONFLICT (enrollment_id) DO UPDATE
-                SET due_at = CASE WHEN wakes.due_at IS NULL OR wakes.due_at > excluded.due_at
-                                  THEN excluded.due_at ELSE wakes.due_at END,
+                SET due_at = CASE WHEN wakes.due_at <= excluded.due_at THEN wakes.due_at
+                                  WHEN wakes.not_before > excluded.due_at THEN wakes.not_before
+                                  ELSE excluded.due_at END,
                     revision = wakes.revision + 1, sync_at = COALESCE(wakes.sync_at, excluded.sync_at)",
             id,
             due_at,
@@ -88,9 +132,22 @@ impl Write {
     pub async fn put_off_wake(&mut self, id: EnrollmentId, due_at: Option<Timestamp>) -> Result<(), StoreError> {
         run!(
             self,
-            "UPDATE wakes SET due_at = $2, attempts = 0, revision = revision + 1 WHERE enrollment_id = $1",
+            "UPDATE wakes
+                SET due_at = CASE WHEN not_before > $2 THEN not_before ELSE $2 END, attempts = 0,
+                    revision = revision + 1
+              WHERE enrollment_id = $1",
             id,
             due_at
+        )
+        .map(drop)
+    }
+
+    /// Ends the pause that the last push ended with: what it came from (the token, the certificate) is another by now.
+    pub async fn end_wake_pause(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
+        run!(
+            self,
+            "UPDATE wakes SET not_before = NULL, attempts = 0 WHERE enrollment_id = $1 AND not_before IS NOT NULL",
+            id
         )
         .map(drop)
     }
@@ -99,7 +156,7 @@ impl Write {
     pub(super) async fn stop_wakes(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
         run!(
             self,
-            "UPDATE wakes SET due_at = NULL, sync_at = NULL, attempts = 0, revision = revision + 1
+            "UPDATE wakes SET due_at = NULL, not_before = NULL, sync_at = NULL, attempts = 0, revision = revision + 1
               WHERE enrollment_id = $1",
             id
         )
@@ -108,39 +165,21 @@ impl Write {
 
     /// Leases the next wake-ups that are due. A lease that ran out counts as free: the process that held it is gone.
     ///
-    /// On PostgreSQL two processes that lease at once wait for each other on the rows; the second finds them leased.
+    /// On PostgreSQL rows that another transaction holds are passed over, and are found the next time: transactions that
+    /// request several wake-ups lock them in the order of enrollments, these in that of the times.
     pub async fn lease_wakes(
         &mut self,
         now: Timestamp,
         until: Timestamp,
         limit: i64,
     ) -> Result<Vec<DueWake>, StoreError> {
-        on!(
-            self,
-            fetch_all,
-            query_as(
-                "UPDATE wakes SET leased_until = $2, attempts = attempts + 1
-                  WHERE due_at <= $1 AND (leased_until IS NULL OR leased_until < $1)
-                    AND enrollment_id IN
-                        (SELECT w.enrollment_id FROM wakes w
-                          WHERE w.due_at <= $1 AND (w.leased_until IS NULL OR w.leased_until < $1)
-                          ORDER BY w.due_at LIMIT $3)
-              RETURNING enrollment_id, revision, leased_until, attempts,
-                        (SELECT e.topic FROM enrollments e
-                          WHERE e.id = wakes.enrollment_id AND e.state = 'enabled') AS topic,
-                        (SELECT e.push_token FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_token,
-                        (SELECT e.push_magic FROM enrollments e WHERE e.id = wakes.enrollment_id) AS push_magic,
-                        (SELECT e.token_at FROM enrollments e WHERE e.id = wakes.enrollment_id) AS token_at",
-                now,
-                until,
-                limit
-            )
-        )
+        let sql = self.choose(lease!(""), lease!(" FOR UPDATE OF w SKIP LOCKED"));
+        on!(self, fetch_all, query_as(sql, now, until, limit))
     }
 
     /// Ends a leased wake-up: it is over, or comes again at `retry_at`. One that was asked for since (another
-    /// revision) stays due, but not before `retry_at`; one that was put off since stays put off. False: the lease ran out
-    /// and another has it by now; nothing was changed.
+    /// revision) stays due, but not before `retry_at`, and neither does any that is asked for later; one that was put off
+    /// since stays put off. False: the lease ran out and another has it by now; nothing was changed.
     pub async fn finish_wake(
         &mut self,
         wake: &DueWake,
@@ -154,7 +193,8 @@ impl Write {
                     attempts = CASE WHEN CAST($7 AS BIGINT) IS NULL THEN 0 ELSE attempts END,
                     due_at = CASE WHEN revision = $2 THEN $7
                                   WHEN $7 IS NULL OR due_at IS NULL OR due_at > $7 THEN due_at
-                                  ELSE $7 END
+                                  ELSE $7 END,
+                    not_before = $7
               WHERE enrollment_id = $1 AND leased_until = $8",
             wake.enrollment_id,
             wake.revision,
@@ -168,26 +208,16 @@ impl Write {
         Ok(changed == 1)
     }
 
-    /// Takes the next enrollments whose periodic wake-up has come, makes them due and plans the next time
-    /// `interval` later. Returns how many.
+    /// Takes the next enrollments whose periodic wake-up has come, makes them due and plans the next time, a whole number
+    /// of intervals later. Returns how many.
     pub async fn schedule_syncs(
         &mut self,
         now: Timestamp,
         interval_micros: i64,
         limit: i64,
     ) -> Result<u64, StoreError> {
-        run!(
-            self,
-            "UPDATE wakes
-                SET sync_at = $1 + $2, revision = revision + 1,
-                    due_at = CASE WHEN due_at IS NULL OR due_at > $1 THEN $1 ELSE due_at END
-              WHERE sync_at <= $1 AND enrollment_id IN
-                    (SELECT w.enrollment_id FROM wakes w JOIN enrollments e ON e.id = w.enrollment_id
-                      WHERE w.sync_at <= $1 AND e.state = 'enabled' ORDER BY w.sync_at LIMIT $3)",
-            now,
-            interval_micros,
-            limit
-        )
+        let sql = self.choose(schedule!(""), schedule!(" FOR UPDATE OF w SKIP LOCKED"));
+        run!(self, sql, now, interval_micros, limit)
     }
 
     /// APNs said at `at` that this token is no longer valid. Counts only if the token was stored before that.

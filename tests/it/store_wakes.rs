@@ -189,6 +189,42 @@ both_databases! {
         assert_eq!(row(&db, &phone).await.due_at, None);
     }
 
+    async fn no_request_shortens_the_pause_that_the_push_service_asked_for(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        request(&db, &phone, db.now()).await;
+        let wake = lease(&db, &db.store, 10).await.remove(0);
+        let patience = db.now().plus(5 * MINUTE);
+        finish(&db, &wake, &later(patience)).await;
+        // It came by itself, and has nothing open: the pause is the service's all the same.
+        put_off(&db, &phone, None).await;
+        for _ in 0..5 {
+            request(&db, &phone, db.now()).await;
+            assert!(lease(&db, &db.store, 10).await.is_empty());
+        }
+        put_off(&db, &phone, Some(db.now().plus(MINUTE))).await;
+        assert_eq!(row(&db, &phone).await.due_at, Some(patience));
+        put_off(&db, &phone, None).await;
+        db.clock.advance(3 * HOUR);
+        request(&db, &phone, db.now()).await;
+        let again = lease(&db, &db.store, 10).await.remove(0);
+        finish(&db, &again, &later(db.now().plus(MINUTE))).await;
+        put_off(&db, &phone, None).await;
+        let mut tx = db.write().await;
+        assert_eq!(tx.schedule_syncs(db.now(), 3, 10).await.unwrap(), 1);
+        tx.commit().await.unwrap();
+        assert_eq!(row(&db, &phone).await.due_at, Some(db.now().plus(MINUTE)), "nor does the schedule");
+
+        // Another token, or another certificate.
+        let mut tx = db.write().await;
+        tx.end_wake_pause(phone.id).await.unwrap();
+        tx.commit().await.unwrap();
+        request(&db, &phone, db.now()).await;
+        let now = lease(&db, &db.store, 10).await.remove(0);
+        finish(&db, &now, &ACCEPTED).await;
+        request(&db, &phone, db.now()).await;
+        assert_eq!(lease(&db, &db.store, 10).await.len(), 1, "a push that was taken leaves no pause");
+    }
+
     async fn a_wake_up_called_off_in_flight_does_not_come_back(db: TestDb) {
         let phone = Phone::enrolled(&db, "UDID-1").await;
         for result in [later(db.now().plus(MINUTE)), ACCEPTED] {
@@ -197,6 +233,7 @@ both_databases! {
             put_off(&db, &phone, None).await;
             finish(&db, &wake, &result).await;
             assert_eq!(row(&db, &phone).await.due_at, None);
+            db.clock.advance(MINUTE);
         }
     }
 
@@ -215,6 +252,7 @@ both_databases! {
             put_off(&db, &phone, Some(patience)).await;
             finish(&db, &wake, &result).await;
             assert_eq!(row(&db, &phone).await.due_at, Some(patience));
+            db.clock.advance(MINUTE);
         }
     }
 
@@ -253,6 +291,55 @@ both_databases! {
         assert_eq!(row(&db, &gone).await.sync_at, None, "not planned, and so not passed over each time");
         let due: Vec<_> = lease(&db, &db.store, 10).await.iter().map(|w| w.enrollment_id).collect();
         assert_eq!(due, [phone.id]);
+    }
+
+    async fn after_a_long_silence_a_fleet_is_still_spread(db: TestDb) {
+        let start = db.now();
+        let mut phones = Vec::new();
+        for n in 0..3 {
+            let phone = Phone::enrolled(&db, &format!("UDID-{n}")).await;
+            request(&db, &phone, db.now()).await;
+            phones.push(phone);
+            db.clock.advance(20 * MINUTE);
+        }
+        // Nothing was scheduled for a day and more.
+        db.clock.advance(25 * HOUR);
+        let interval = i64::try_from((3 * HOUR).as_micros()).unwrap();
+        let mut tx = db.write().await;
+        assert_eq!(tx.schedule_syncs(db.now(), interval, 10).await.unwrap(), 3);
+        tx.commit().await.unwrap();
+        for (n, phone) in (0..).zip(&phones) {
+            let next = row(&db, phone).await.sync_at.unwrap();
+            assert_eq!(next, start.plus(27 * HOUR + n * 20 * MINUTE), "each at its own time");
+            assert!(next > db.now() && next <= db.now().plus(3 * HOUR));
+        }
+    }
+
+    /// A command for several devices asks for their wake-ups in the order of their ids; what leases goes by the times.
+    async fn who_leases_waits_for_nobody(db: TestDb) {
+        let (first, second) = (Phone::enrolled(&db, "UDID-1").await, Phone::enrolled(&db, "UDID-2").await);
+        for phone in [&second, &first] {
+            request(&db, phone, db.now()).await;
+            db.clock.advance(MINUTE);
+        }
+        db.clock.advance(3 * HOUR);
+        let mut command = db.write().await;
+        command.request_wake(first.id, db.now(), db.now().plus(3 * HOUR)).await.unwrap();
+        let another = db.clone();
+        let worker = tokio::spawn(async move {
+            let mut tx = another.write().await;
+            let interval = i64::try_from(HOUR.as_micros()).unwrap();
+            let scheduled = tx.schedule_syncs(another.now(), interval, 10).await.unwrap();
+            let leased = tx.lease_wakes(another.now(), another.now().plus(MINUTE), 10).await.unwrap();
+            tx.commit().await.unwrap();
+            (scheduled, leased.len())
+        });
+        // As far as it gets.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        command.request_wake(second.id, db.now(), db.now().plus(3 * HOUR)).await.unwrap();
+        command.commit().await.unwrap();
+        let expected = if db.store.kind() == "sqlite" { (2, 2) } else { (1, 1) };
+        assert_eq!(worker.await.unwrap(), expected, "what is held is left for the next time");
     }
 
     async fn scheduled_wake_ups_go_in_batches_and_keep_an_earlier_due_time(db: TestDb) {

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::support::edge::{Edge, REPORT, xml};
-use crate::support::rows::{HOUR, MINUTE};
+use crate::support::rows::{HOUR, MINUTE, TOPIC};
 
 fn code(error: &Error) -> &'static str {
     match error {
@@ -404,6 +404,45 @@ both_databases! {
         edge.t.db.clock.advance(2 * HOUR);
         assert_eq!(commands::expire_deliveries(&edge.t.app).await.unwrap(), 1);
         assert_eq!(phone.states(one.id).await, ["queued", "expired"]);
+    }
+
+    async fn a_new_push_token_wakes_a_device_that_something_waits_for(edge: Edge) {
+        let phone = edge.enrolled("PHONE-1").await;
+        let token = async |token: u8, magic: &str| {
+            let more = [
+                ("Topic", Value::from(TOPIC)),
+                ("Token", Value::Data(vec![token; 32])),
+                ("PushMagic", Value::from(magic)),
+            ];
+            assert_eq!(phone.check_in("TokenUpdate", &more).await.status, 200);
+        };
+        token(8, "magic").await;
+        assert_eq!(phone.wake_at().await, None, "nothing waits");
+
+        for (token_of, magic, for_all) in [(9, "magic", false), (9, "spell", false), (10, "spell", true)] {
+            if for_all {
+                edge.command(Targets::All, json!({"type": "installed_apps"})).await.unwrap();
+            } else {
+                phone.ask_apps().await;
+            }
+            // APNs no longer knows the token: that wake-up is over.
+            let mut tx = edge.t.db.write().await;
+            assert!(tx.invalidate_push_token(phone.id().await, edge.t.now().plus(HOUR)).await.unwrap());
+            tx.commit().await.unwrap();
+            muster::service::wakes::send_due(&edge.t.app).await.unwrap();
+            assert_eq!(phone.wake_at().await, None);
+            token(token_of, magic).await;
+            assert_eq!(phone.wake_at().await, Some(edge.t.now()));
+
+            // The device came, and everything is done; the same token again says nothing new.
+            assert_eq!(phone.finish_all().await, ["InstalledApplicationList"]);
+            phone.ask_apps().await;
+            assert!(phone.idle().await.is_some());
+            let later = phone.wake_at().await;
+            token(token_of, magic).await;
+            assert_eq!(phone.wake_at().await, later);
+            assert_eq!(phone.finish_all().await, ["InstalledApplicationList"]);
+        }
     }
 
     async fn an_error_keeps_apples_chain(edge: Edge) {

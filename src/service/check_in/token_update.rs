@@ -14,7 +14,8 @@ use crate::store::{Enrollment, PushFacts, StoreError, Write};
 ///
 /// Keeps a stored unlock token when the message brings none (iOS sends it once). The first update after an
 /// `Authenticate` completes the enrollment: the use of the link is counted and the first inventory is asked for, in
-/// the same transaction. On a user channel it is also what begins it.
+/// the same transaction. On a user channel it is also what begins it. A later one that brings another token wakes the
+/// device if anything waits for it: the push that should have may have gone to the old token, or to none.
 ///
 /// # Errors
 /// [`Error::Denied`] for a device that did not authenticate, or that presents another certificate.
@@ -45,6 +46,7 @@ pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate
         magic: &message.push_magic,
         awaiting_configuration: message.awaiting_configuration,
     };
+    let before = tx.enrollment(id).await?.ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
     let tally = tx.set_push(id, &push, now).await?;
     if let Some(token) = &message.unlock_token
         && !token.expose().is_empty()
@@ -57,6 +59,12 @@ pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate
     } else {
         // A renewal by InstallProfile ends here; some clients never report the command itself.
         deliveries::presume_renewal(&mut tx, id, now).await?;
+        if is_reached_otherwise(&before, &push) {
+            tx.end_wake_pause(id).await?;
+            if deliveries::is_anything_waiting(&mut tx, &before).await? {
+                tx.request_wake(id, now, now.plus(app.settings.push.sync_interval)).await?;
+            }
+        }
     }
     tx.commit().await?;
     app.signals.push.notify_one();
@@ -66,6 +74,13 @@ pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate
 /// The place for which an escrowed value is sealed.
 pub(in crate::service) fn escrow_context(id: EnrollmentId, generation: i64, kind: &str) -> String {
     format!("escrow:{id}:{generation}:{kind}")
+}
+
+/// Whether pushes go elsewhere from now on than those before did.
+fn is_reached_otherwise(before: &Enrollment, now: &PushFacts<'_>) -> bool {
+    before.push_token.as_deref() != Some(now.token)
+        || before.push_magic.as_deref() != Some(now.magic)
+        || before.topic.as_deref() != Some(now.topic)
 }
 
 fn not_authenticated() -> Error {

@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use tokio::task::JoinSet;
 
 use super::{App, Error};
 use crate::model::{EnrollmentId, Sha256, Timestamp};
@@ -15,10 +14,8 @@ use crate::store::{DueWake, PushResult, Read};
 
 /// How long a process may take for one wake-up before another may take it over; longer than a push can last.
 const LEASE: Duration = Duration::from_secs(120);
-/// A push is begun only while the lease has so much time left, so that it ends before the lease does.
-const LEFT: Duration = Duration::from_secs(60);
 /// Wake-ups that are leased at once.
-const BATCH: i64 = 500;
+const BATCH: usize = 500;
 /// The first pause after a failure; doubled each time, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause.
@@ -71,55 +68,133 @@ pub async fn topics_without_certificate(
         .collect())
 }
 
-/// Leases what is due and sends it. The store forgets a wake-up only after APNs took it: a crash in between repeats
-/// one push, and loses none.
+/// Leases what is due and sends it, until nothing of it is under way any more.
 ///
 /// # Errors
 /// [`Error::Unavailable`]; leases that were taken run out by themselves.
 pub async fn send_due(app: &App) -> Result<Round, Error> {
-    let now = app.clock.now();
-    let mut tx = app.store.begin_write().await?;
-    let due = tx.lease_wakes(now, now.plus(LEASE), BATCH).await?;
-    tx.commit().await?;
-    if due.is_empty() {
-        return Ok(Round::default());
+    let mut flight = Flight::new(app);
+    let mut round = Round::default();
+    let mut is_all = false;
+    loop {
+        if !is_all {
+            is_all = flight.begin().await?;
+        }
+        if flight.is_empty() {
+            return Ok(round);
+        }
+        let ended = flight.ended().await;
+        round.results.extend(flight.settle(ended).await?.results);
     }
-    let identities = identities(app).await?;
-    let concurrency = usize::try_from(app.settings.push.concurrency).unwrap_or(usize::MAX).max(1);
-    let finished: Vec<Option<(DueWake, Finished)>> = stream::iter(due)
-        .map(|wake| {
-            let identity = wake.topic.as_ref().and_then(|topic| identities.get(topic).cloned());
-            async move {
-                if app.clock.now().plus(LEFT) > wake.leased_until {
-                    // APNs is slow: whoever leases it next sends it, so that no two are in flight.
-                    return None;
-                }
-                let finished = send(app, &wake, identity.as_deref(), now).await;
-                Some((wake, finished))
-            }
-        })
-        .buffer_unordered(concurrency)
-        .collect()
-        .await;
+}
 
-    let now = app.clock.now();
-    let mut ordered: Vec<_> = finished.into_iter().flatten().collect();
-    ordered.sort_by_key(|(wake, _)| wake.enrollment_id);
-    invalidate_tokens(app, &ordered).await?;
-    let mut tx = app.store.begin_write().await?;
-    for (wake, done) in &ordered {
-        finish(&mut tx, wake, done, now).await?;
+/// The pushes of this process that are under way, at most `push.concurrency`. Each is settled when it ends, and others are
+/// leased into its place: a slow one holds up none.
+///
+/// The store forgets a wake-up only after APNs took it: a crash in between repeats one push, and loses none.
+#[expect(missing_debug_implementations, reason = "an App has none")]
+pub struct Flight {
+    app: App,
+    pushes: JoinSet<Ended>,
+}
+
+/// A push that ended, and how.
+#[derive(Debug)]
+pub struct Ended {
+    wake: DueWake,
+    done: Finished,
+}
+
+impl Flight {
+    /// None is under way.
+    #[must_use]
+    pub fn new(app: &App) -> Self {
+        Self { app: app.clone(), pushes: JoinSet::new() }
     }
-    tx.commit().await?;
-    Ok(Round { results: ordered.iter().map(|(_, done)| done.result).collect() })
+
+    /// Whether none is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pushes.is_empty()
+    }
+
+    /// Leases what is due, as far as there is room, and begins to send it: a push begins with its lease, and so ends before
+    /// it. True: nothing more is due now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; leases that were taken run out by themselves.
+    pub async fn begin(&mut self) -> Result<bool, Error> {
+        let most = usize::try_from(self.app.settings.push.concurrency).unwrap_or(usize::MAX).max(1);
+        loop {
+            let count = most.saturating_sub(self.pushes.len()).min(BATCH);
+            if count == 0 {
+                return Ok(false);
+            }
+            let now = self.app.clock.now();
+            let mut tx = self.app.store.begin_write().await?;
+            let due = tx.lease_wakes(now, now.plus(LEASE), limit(count)).await?;
+            tx.commit().await?;
+            let is_all = due.len() < count;
+            if !due.is_empty() {
+                let identities = identities(&self.app).await?;
+                for wake in due {
+                    let identity = wake.topic.as_ref().and_then(|topic| identities.get(topic).cloned());
+                    let app = self.app.clone();
+                    self.pushes.spawn(async move {
+                        let done = send(&app, &wake, identity.as_deref(), now).await;
+                        Ended { wake, done }
+                    });
+                }
+            }
+            if is_all {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Waits until a push has ended; those that end at the same time come with it. None where none is under way. Nothing
+    /// is lost when this is dropped before it is done.
+    pub async fn ended(&mut self) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        let mut next = self.pushes.join_next().await;
+        while let Some(one) = next {
+            match one {
+                Ok(one) => ended.push(one),
+                // Its lease runs out.
+                Err(error) => tracing::error!(%error, "a push ended by a fault of the server"),
+            }
+            next = self.pushes.try_join_next();
+        }
+        ended
+    }
+
+    /// Writes down how pushes ended.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; their leases run out by themselves.
+    pub async fn settle(&self, mut ended: Vec<Ended>) -> Result<Round, Error> {
+        let now = self.app.clock.now();
+        ended.sort_by_key(|one| one.wake.enrollment_id);
+        invalidate_tokens(&self.app, &ended).await?;
+        let mut tx = self.app.store.begin_write().await?;
+        for Ended { wake, done } in &ended {
+            finish(&mut tx, wake, done, now).await?;
+        }
+        tx.commit().await?;
+        Ok(Round { results: ended.iter().map(|one| one.done.result).collect() })
+    }
+}
+
+fn limit(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Forgets the tokens that APNs no longer knows. In a transaction of its own, before any wake-up is held: all others
 /// lock enrollments first and wake-ups then, so that the two together could wait for each other in a ring. A crash in
 /// between leaves a wake-up that finds no token.
-async fn invalidate_tokens(app: &App, ordered: &[(DueWake, Finished)]) -> Result<(), Error> {
+async fn invalidate_tokens(app: &App, ordered: &[Ended]) -> Result<(), Error> {
     let invalid: Vec<_> =
-        ordered.iter().filter_map(|(wake, done)| Some((wake.enrollment_id, done.invalid_at?))).collect();
+        ordered.iter().filter_map(|one| Some((one.wake.enrollment_id, one.done.invalid_at?))).collect();
     if invalid.is_empty() {
         return Ok(());
     }
@@ -234,7 +309,7 @@ pub fn key_context(topic: &str) -> String {
 pub async fn schedule_syncs(app: &App) -> Result<u64, Error> {
     let interval = i64::try_from(app.settings.push.sync_interval.as_micros()).unwrap_or(i64::MAX);
     let mut tx = app.store.begin_write().await?;
-    let scheduled = tx.schedule_syncs(app.clock.now(), interval, BATCH).await?;
+    let scheduled = tx.schedule_syncs(app.clock.now(), interval, limit(BATCH)).await?;
     tx.commit().await?;
     Ok(scheduled)
 }

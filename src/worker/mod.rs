@@ -5,14 +5,14 @@
 mod jobs;
 mod schedule;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::service::{App, Error, wakes};
+use crate::service::wakes::Flight;
+use crate::service::{App, Error};
 
 pub use jobs::run_due_jobs;
 pub use schedule::run_schedule_once;
@@ -28,16 +28,8 @@ pub type PushObserver = Arc<dyn Fn(&'static str) + Send + Sync>;
 /// Runs all loops until `stop`; returns when each has finished what it was doing.
 pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver) {
     let tracker = TaskTracker::new();
-    let pushes = app.clone();
-    tracker.spawn(repeat("push", stop.clone(), app.clone(), Signal::Push, move || {
-        let (app, pushed) = (pushes.clone(), Arc::clone(&pushed));
-        async move { send_pushes(&app, &pushed).await }
-    }));
-    let jobs = app.clone();
-    tracker.spawn(repeat("jobs", stop.clone(), app.clone(), Signal::Jobs, move || {
-        let app = jobs.clone();
-        async move { run_due_jobs(&app).await.map(|done| done > 0) }
-    }));
+    tracker.spawn(push(app.clone(), stop.clone(), pushed));
+    tracker.spawn(run_jobs(app.clone(), stop.clone()));
     tracker.spawn(schedule::run(app.clone(), stop));
     tracker.close();
     tracker.wait().await;
@@ -46,45 +38,48 @@ pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver) {
     }
 }
 
-/// Which signal wakes a loop.
-#[derive(Clone, Copy)]
-enum Signal {
-    Push,
-    Jobs,
-}
-
-/// Repeats `work` until `stop`: at once while there is more to do, else when woken or after a while.
-async fn repeat<F, W>(name: &'static str, stop: CancellationToken, app: App, signal: Signal, work: F)
-where
-    F: Fn() -> W,
-    W: Future<Output = Result<bool, Error>>,
-{
+/// Runs jobs until `stop`: at once while there are more, else when woken or after a while.
+async fn run_jobs(app: App, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let pause = match work().await {
-            Ok(true) => continue,
-            Ok(false) => LOOK,
-            Err(error) => {
-                tracing::warn!(worker = name, %error, "work is put off");
-                PAUSE
-            }
-        };
-        let signal = match signal {
-            Signal::Push => &app.signals.push,
-            Signal::Jobs => &app.signals.jobs,
+        let pause = match run_due_jobs(&app).await {
+            Ok(0) => LOOK,
+            Ok(_) => continue,
+            Err(error) => put_off("jobs", &error),
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = signal.notified() => {}
+            () = app.signals.jobs.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// One round of wake-ups. True: there may be more.
-async fn send_pushes(app: &App, pushed: &PushObserver) -> Result<bool, Error> {
-    let round = wakes::send_due(app).await?;
-    for result in &round.results {
-        pushed(result);
+/// Sends what is due until `stop`, and then waits for what is under way.
+async fn push(app: App, stop: CancellationToken, pushed: PushObserver) {
+    let mut flight = Flight::new(&app);
+    while !stop.is_cancelled() || !flight.is_empty() {
+        let mut pause = LOOK;
+        if !stop.is_cancelled()
+            && let Err(error) = flight.begin().await
+        {
+            pause = put_off("push", &error);
+        }
+        tokio::select! {
+            ended = flight.ended(), if !flight.is_empty() => match flight.settle(ended).await {
+                Ok(round) => round.results.into_iter().for_each(|result| pushed(result)),
+                Err(error) => {
+                    put_off("push", &error);
+                }
+            },
+            () = stop.cancelled(), if !stop.is_cancelled() => {}
+            () = app.signals.push.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
     }
-    Ok(!round.results.is_empty())
+}
+
+/// Tells of an error; returns the pause after it.
+fn put_off(worker: &'static str, error: &Error) -> Duration {
+    tracing::warn!(worker, %error, "work is put off");
+    PAUSE
 }

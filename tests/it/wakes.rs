@@ -1,6 +1,6 @@
 //! What the answers of the push service do to a wake-up, and when it is tried again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -15,6 +15,7 @@ use muster::service::wakes::send_due;
 use muster::service::{App, Parts};
 use muster::store::{PushFacts, WakeRow};
 use tokio::sync::Barrier;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::app::{TestApp, actor};
 use crate::support::rows::{DAY, HOUR, MINUTE, Phone, TOPIC, push};
@@ -69,6 +70,20 @@ impl Pusher for SlowPusher {
     }
 }
 
+/// The same server with a slow push service.
+fn slowly(t: &TestApp) -> (App, Arc<SlowPusher>) {
+    let pusher = Arc::new(SlowPusher { pushing: Barrier::new(2), answered: Barrier::new(2) });
+    let app = App::new(Parts {
+        store: t.db.store.clone(),
+        settings: t.app.settings.clone(),
+        vault: t.app.vault().clone(),
+        clock: t.db.clock.clone(),
+        random: t.db.random.clone(),
+        pusher: pusher.clone(),
+    });
+    (app, pusher)
+}
+
 both_databases! {
     /// As a command for both is accepted: it holds their enrollments, and asks for their wake-ups then.
     async fn an_invalid_token_and_a_command_do_not_wait_for_each_other(t: TestApp) {
@@ -82,15 +97,7 @@ both_databases! {
         t.db.clock.advance(MINUTE);
         assert!(first.id < second.id);
 
-        let pusher = Arc::new(SlowPusher { pushing: Barrier::new(2), answered: Barrier::new(2) });
-        let app = App::new(Parts {
-            store: t.db.store.clone(),
-            settings: t.app.settings.clone(),
-            vault: t.app.vault().clone(),
-            clock: t.db.clock.clone(),
-            random: t.db.random.clone(),
-            pusher: pusher.clone(),
-        });
+        let (app, pusher) = slowly(&t);
         let sending = tokio::spawn(async move { send_due(&app).await });
         pusher.pushing.wait().await;
         let mut tx = t.db.write().await;
@@ -108,6 +115,45 @@ both_databases! {
         results.sort_unstable();
         assert_eq!(results, ["accepted", "token_invalid"]);
         assert!(second.row(&t.db).await.push_token.is_none());
+    }
+
+    async fn a_slow_push_holds_up_no_other(t: TestApp) {
+        let quick = waiting(&t).await;
+        let slow = Phone::enrolled(&t.db, "B").await;
+        let mut tx = t.db.write().await;
+        tx.set_push(slow.id, &PushFacts { token: b"gone", ..push(TOPIC) }, t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        wake(&t, &slow).await;
+        let (app, pusher) = slowly(&t);
+        let (stop, results) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+        let told = results.clone();
+        let observer = Arc::new(move |result| told.lock().unwrap().push(result));
+        let worker = tokio::spawn(muster::worker::run(app.clone(), stop.clone(), observer));
+        pusher.pushing.wait().await;
+
+        // While that is under way, others are pushed to and settled, one after the other.
+        for count in 1..4 {
+            let is_done = async || {
+                let row = t.db.read().await.wake(quick.id).await.unwrap().unwrap();
+                row.due_at.is_none() && results.lock().unwrap().len() == count
+            };
+            tokio::time::timeout(Duration::from_secs(10), async {
+                while !is_done().await {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await
+            .expect("the wake-up is settled");
+            if count < 3 {
+                wake(&t, &quick).await;
+                app.signals.push.notify_one();
+            }
+        }
+        assert!(t.db.read().await.wake(slow.id).await.unwrap().unwrap().due_at.is_some(), "it is under way");
+        stop.cancel();
+        pusher.answered.wait().await;
+        worker.await.unwrap();
+        assert_eq!(*results.lock().unwrap(), ["accepted", "accepted", "accepted", "token_invalid"]);
     }
 
     async fn an_accepted_push_ends_the_wake_up(t: TestApp) {

@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod profile;
 pub mod report;
 mod sender;
+pub mod unreadable;
 pub mod unrecognized;
 pub mod wire;
 

@@ -21,6 +21,8 @@ pub(super) use fill::{AtDelivery, to_json as fills_to_json};
 const SILENCE: Duration = Duration::from_secs(10 * 60);
 /// When to wake a device that said NotNow, at the earliest; the same again at most is added at random.
 const NOT_NOW: Duration = Duration::from_secs(10 * 60);
+/// What was handed over so often and not answered the last time is offered after the others.
+const PATIENCE: i64 = 3;
 /// Deliveries that are read at once; what changes many goes on until none is left.
 const BATCH: i64 = 50;
 /// What stands in the history of a delivery that could not be made ready. The reason is for the log alone.
@@ -213,7 +215,8 @@ pub(super) fn queued(command: &CommandRow, enrollment: &Enrollment, now: Timesta
 /// this connection.
 ///
 /// The store leaves out what was offered in this connection already, so that nothing hides behind it however much it is.
-/// What is passed over here is out of the way by that: each round has fewer left.
+/// What is passed over here is out of the way by that: each round has fewer left. What was handed over several times and
+/// never answered comes after all others: whatever it is that this device cannot say about it, the queue goes on.
 pub(super) async fn next(
     app: &App,
     tx: &mut Write,
@@ -222,7 +225,10 @@ pub(super) async fn next(
     now: Timestamp,
 ) -> Result<Option<Vec<u8>>, Error> {
     loop {
-        let batch = tx.offerable_deliveries(enrollment.id, connection, BATCH).await?;
+        let mut batch = tx.offerable_deliveries(enrollment.id, connection, PATIENCE, BATCH).await?;
+        if batch.is_empty() {
+            batch = tx.unanswered_deliveries(enrollment.id, connection, PATIENCE, BATCH).await?;
+        }
         if batch.is_empty() {
             break;
         }
@@ -244,6 +250,28 @@ pub(super) async fn next(
     Ok(None)
 }
 
+/// What the device gets for a report that it sent before: the answer to the first was lost, and with it what was handed
+/// over in this connection last. That comes again, unless it must not be run twice, or is over by now; else what is next.
+/// Whether what is over was done is for the next connection to tell: the answer may have arrived all the same.
+pub(super) async fn again_or_next(
+    app: &App,
+    tx: &mut Write,
+    enrollment: &Enrollment,
+    connection: i64,
+    now: Timestamp,
+) -> Result<Option<Vec<u8>>, Error> {
+    if let Some(last) = tx.last_offered(enrollment.id, connection).await?
+        && last.resend != Resend::ByAdminOnly
+        && last.generation == enrollment.generation
+        && last.expires_at.is_none_or(|at| at > now)
+        && tx.command_facts(last.command_id).await?.is_some_and(|command| command.cancelled_at.is_none())
+        && let Some(bytes) = offer(app, tx, enrollment, &last, connection, now).await?
+    {
+        return Ok(Some(bytes));
+    }
+    next(app, tx, enrollment, connection, now).await
+}
+
 /// Whether a delivery is not to be handed over any more; then it has left the open states, or waits for an admin.
 async fn pass_over(
     tx: &mut Write,
@@ -258,10 +286,24 @@ async fn pass_over(
     let is_over = delivery.expires_at.is_some_and(|at| at <= now);
     if delivery.state == DeliveryState::Sent {
         // A lost report. What must not be run twice, or has no time left, waits for an admin instead.
-        let waits = is_over || delivery.resend == Resend::ByAdminOnly;
+        if is_over {
+            return give_up(tx, delivery, "its time ran out", now).await;
+        }
+        let waits = delivery.resend == Resend::ByAdminOnly;
         return Ok(waits && apply(tx, delivery, Transition::Unconfirm, now, Some("no report came")).await?);
     }
     Ok(is_over && apply(tx, delivery, Transition::Expire, now, None).await?)
+}
+
+/// Ends what was handed over in an earlier connection, not answered, and is not to be handed over again: it may have been
+/// done, so that it is unconfirmed, and a late report counts. Not so a wipe: that the device came shows that nothing was
+/// erased.
+async fn give_up(tx: &mut Write, delivery: &Delivery, why: &str, now: Timestamp) -> Result<bool, Error> {
+    if delivery.resend == Resend::SameGeneration {
+        let detail = format!("{why}; the device came, and so has not erased itself");
+        return apply(tx, delivery, Transition::Void, now, Some(&detail)).await;
+    }
+    apply(tx, delivery, Transition::Unconfirm, now, Some(&format!("{why}; no report came"))).await
 }
 
 /// Hands one delivery over. None: it cannot be filled in for this device and has failed, or it waits for the next
@@ -279,8 +321,11 @@ async fn offer(
         .await?
         .ok_or_else(|| Error::Internal(format!("command {} has a delivery and no row", delivery.command_id)))?;
     if command.cancelled_at.is_some() {
-        // It was handed over before it was cancelled, and no report came: it is not handed over again.
-        apply(tx, delivery, Transition::Void, now, Some("cancelled")).await?;
+        if delivery.state == DeliveryState::Sent {
+            give_up(tx, delivery, "cancelled", now).await?;
+        } else {
+            apply(tx, delivery, Transition::Void, now, Some("cancelled")).await?;
+        }
         return Ok(None);
     }
     let payload = match fill::apply(app, tx, enrollment, &command, now).await {

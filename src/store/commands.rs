@@ -162,6 +162,17 @@ impl Read {
         )
     }
 
+    /// How many of those have no push token that is valid.
+    pub async fn count_enabled_without_token(&mut self) -> Result<i64, StoreError> {
+        on!(
+            self,
+            fetch_one,
+            query_scalar(
+                "SELECT COUNT(*) FROM enrollments WHERE state = 'enabled' AND parent_id IS NULL AND push_token IS NULL"
+            )
+        )
+    }
+
     /// How many deliveries of a command are in each state.
     pub async fn count_deliveries(&mut self, id: CommandId) -> Result<Vec<(String, i64)>, StoreError> {
         on!(
@@ -197,10 +208,12 @@ impl Read {
         on!(self, fetch_one, query_scalar("SELECT EXISTS (SELECT 1 FROM commands WHERE fleet_number > $1)", cursor))
     }
 
-    /// The next enabled device channels that a command for all is yet to be given to, by id.
+    /// The next enabled device channels that a command for all is yet to be given to, by id; with `queued_of`, its id, also
+    /// those that have it waiting, whoever gave it to them.
     pub async fn enrollments_before_fleet_number(
         &mut self,
         fleet_number: i64,
+        queued_of: Option<CommandId>,
         after: EnrollmentId,
         limit: i64,
     ) -> Result<Vec<EnrollmentId>, StoreError> {
@@ -208,10 +221,14 @@ impl Read {
             self,
             fetch_all,
             query_scalar(
-                "SELECT id FROM enrollments
-                  WHERE state = 'enabled' AND parent_id IS NULL AND fleet_cursor < $1 AND id > $2
-                  ORDER BY id LIMIT $3",
+                "SELECT e.id FROM enrollments e
+                  WHERE e.state = 'enabled' AND e.parent_id IS NULL AND e.id > $3
+                    AND (e.fleet_cursor < $1
+                         OR EXISTS (SELECT 1 FROM deliveries d
+                                     WHERE d.enrollment_id = e.id AND d.command_id = $2 AND d.state = 'queued'))
+                  ORDER BY e.id LIMIT $4",
                 fleet_number,
+                queued_of,
                 after,
                 limit
             )

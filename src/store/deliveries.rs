@@ -74,7 +74,18 @@ macro_rules! delivery_list {
 
 pub(super) const OFFERABLE: &str = "SELECT * FROM deliveries
       WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND connection < $2
-      ORDER BY priority, queued_at, command_id LIMIT $3";
+        AND (state <> 'sent' OR attempts < $3)
+      ORDER BY priority, queued_at, command_id LIMIT $4";
+
+pub(super) const UNANSWERED: &str = "SELECT * FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND connection < $2
+        AND state = 'sent' AND attempts >= $3
+      ORDER BY priority, queued_at, command_id LIMIT $4";
+
+/// In the order of the index: sorted by time, SQLite would read the whole history.
+pub(super) const OFFERED: &str = "SELECT * FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND state = 'sent' AND connection = $2
+      ORDER BY priority, queued_at, command_id LIMIT 1000";
 
 /// The least priority, where any would do: with `EXISTS` SQLite takes the primary key and reads the whole history.
 pub(super) const HAS_OPEN: &str = "SELECT MIN(priority) IS NOT NULL FROM deliveries
@@ -120,14 +131,37 @@ impl Read {
     }
 
     /// What may be offered to an enrollment in this connection (neither sent, put off nor left waiting in it), in the
-    /// order of delivery. Connections count from 1.
+    /// order of delivery, but for what was handed over `patience` times or more and not answered since. Connections count
+    /// from 1.
     pub async fn offerable_deliveries(
         &mut self,
         enrollment: EnrollmentId,
         connection: i64,
+        patience: i64,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(self, fetch_all, query_as(OFFERABLE, enrollment, connection, limit))
+        on!(self, fetch_all, query_as(OFFERABLE, enrollment, connection, patience, limit))
+    }
+
+    /// What [`Read::offerable_deliveries`] leaves out.
+    pub async fn unanswered_deliveries(
+        &mut self,
+        enrollment: EnrollmentId,
+        connection: i64,
+        patience: i64,
+        limit: i64,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        on!(self, fetch_all, query_as(UNANSWERED, enrollment, connection, patience, limit))
+    }
+
+    /// What was handed over last in this connection and is not answered.
+    pub async fn last_offered(
+        &mut self,
+        enrollment: EnrollmentId,
+        connection: i64,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let offered: Vec<Delivery> = on!(self, fetch_all, query_as(OFFERED, enrollment, connection))?;
+        Ok(offered.into_iter().max_by_key(|delivery| (delivery.sent_at, delivery.command_id)))
     }
 
     /// Whether anything is open for an enrollment (queued, sent, not now).
@@ -226,7 +260,8 @@ impl Read {
         Ok(detail.flatten())
     }
 
-    /// The history of a delivery.
+    /// The history of a delivery: its newest 1000 steps, in their order. A device that says NotNow each quarter of an hour
+    /// has as many after some days.
     pub async fn transitions(
         &mut self,
         enrollment: EnrollmentId,
@@ -236,8 +271,10 @@ impl Read {
             self,
             fetch_all,
             query_as(
-                "SELECT revision, state, at, detail FROM delivery_transitions
-                  WHERE enrollment_id = $1 AND command_id = $2 ORDER BY revision LIMIT 1000",
+                "SELECT n.revision, n.state, n.at, n.detail
+                   FROM (SELECT revision, state, at, detail FROM delivery_transitions
+                          WHERE enrollment_id = $1 AND command_id = $2 ORDER BY revision DESC LIMIT 1000) n
+                  ORDER BY n.revision",
                 enrollment,
                 command
             )

@@ -22,6 +22,9 @@ const ROUND: usize = 50;
 struct Materialize {
     command: CommandId,
     push: bool,
+    /// The last device that the job has come to; none at its beginning.
+    #[serde(default)]
+    after: Option<EnrollmentId>,
 }
 
 /// Runs what is due. Returns how many jobs were run.
@@ -56,11 +59,12 @@ async fn run(app: &App, job: &mut JobRow) -> Result<Ended, Error> {
     let nobody = EnrollmentId(uuid::Uuid::nil());
     match job.kind.as_str() {
         "materialize" => {
-            let task: Materialize = payload(job)?;
-            let mut after = nobody;
-            while let Some(last) = commands::materialize_batch(app, task.command, after, task.push).await? {
-                after = last;
-                // Whoever takes it over finds no device twice: the cursor of each says what it was given.
+            let mut task: Materialize = payload(job)?;
+            while let Some(last) =
+                commands::materialize_batch(app, task.command, task.after.unwrap_or(nobody), task.push).await?
+            {
+                task.after = Some(last);
+                // Whoever takes it over may come to a device again: the cursor of each says what it was given.
                 if !go_on(app, job, &task).await? {
                     return Ok(Ended::Lost);
                 }

@@ -58,6 +58,7 @@ mod story_enrollment;
 mod story_identity;
 mod story_jobs;
 mod story_profiles;
+mod story_queue;
 mod story_simulator;
 mod story_terms;
 mod wakes;

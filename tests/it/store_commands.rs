@@ -12,7 +12,7 @@ const NOBODY: EnrollmentId = EnrollmentId(uuid::Uuid::nil());
 async fn open(db: &TestDb, phone: &Phone) -> Vec<String> {
     let mut read = db.read().await;
     let mut types = Vec::new();
-    for delivery in read.offerable_deliveries(phone.id, 1, 10).await.unwrap() {
+    for delivery in read.offerable_deliveries(phone.id, 1, 3, 10).await.unwrap() {
         types.push(read.command(delivery.command_id).await.unwrap().unwrap().request_type);
     }
     types
@@ -72,8 +72,8 @@ both_databases! {
         assert_eq!((row.target.as_str(), row.fleet_number, row.materialized), ("all", Some(number), false));
         assert_eq!(tx.count_not_materialized(number).await.unwrap(), 3);
 
-        assert_eq!(tx.enrollments_before_fleet_number(number, NOBODY, 2).await.unwrap(), phones[..2]);
-        assert_eq!(tx.enrollments_before_fleet_number(number, phones[1], 2).await.unwrap(), phones[2..]);
+        assert_eq!(tx.enrollments_before_fleet_number(number, None, NOBODY, 2).await.unwrap(), phones[..2]);
+        assert_eq!(tx.enrollments_before_fleet_number(number, None, phones[1], 2).await.unwrap(), phones[2..]);
         for id in &phones {
             tx.set_fleet_cursor(*id, number).await.unwrap();
         }
@@ -118,7 +118,7 @@ both_databases! {
         phone.queue(&db, &NewCommand { priority: -10, ..command(&db, "DeviceLock") }).await;
         let order = ["DeviceLock", "InstallProfile", "RestartDevice", "InstalledApplicationList"];
         assert_eq!(open(&db, &phone).await, order);
-        let first = db.read().await.offerable_deliveries(phone.id, 1, 1).await.unwrap();
+        let first = db.read().await.offerable_deliveries(phone.id, 1, 3, 1).await.unwrap();
         assert_eq!((first.len(), first[0].priority), (1, -10));
     }
 
@@ -130,7 +130,7 @@ both_databases! {
         }
         ids.sort();
         let read = async || {
-            let deliveries = db.read().await.offerable_deliveries(phone.id, 1, 10).await.unwrap();
+            let deliveries = db.read().await.offerable_deliveries(phone.id, 1, 3, 10).await.unwrap();
             deliveries.iter().map(|d| d.command_id).collect::<Vec<_>>()
         };
         assert_eq!(read().await, ids);
@@ -147,7 +147,7 @@ both_databases! {
         }
         use DeliveryState as S;
         let mut read = db.read().await;
-        let open = read.offerable_deliveries(phone.id, 1, 100).await.unwrap();
+        let open = read.offerable_deliveries(phone.id, 1, 3, 100).await.unwrap();
         assert_eq!(open.iter().map(|d| d.state).collect::<Vec<_>>(), [S::Queued, S::Sent, S::NotNow]);
         let unfinished = read.unfinished_deliveries(phone.id).await.unwrap();
         let states: Vec<_> = unfinished.iter().map(|d| d.state).collect();
@@ -164,8 +164,8 @@ both_databases! {
             step(&db, &mut made, state).await;
         }
         let mut read = db.read().await;
-        assert!(read.offerable_deliveries(phone.id, 7, 100).await.unwrap().is_empty());
-        assert_eq!(read.offerable_deliveries(phone.id, 8, 100).await.unwrap().len(), 3);
+        assert!(read.offerable_deliveries(phone.id, 7, 3, 100).await.unwrap().is_empty());
+        assert_eq!(read.offerable_deliveries(phone.id, 8, 3, 100).await.unwrap().len(), 3);
         assert!(read.has_open_deliveries(phone.id).await.unwrap());
     }
 
@@ -177,8 +177,8 @@ both_databases! {
         tx.leave_delivery(&made, 7).await.unwrap();
         let left = tx.delivery(phone.id, made.command_id).await.unwrap().unwrap();
         assert_eq!((left.state, left.connection, left.revision), (made.state, 7, made.revision));
-        assert!(tx.offerable_deliveries(phone.id, 7, 10).await.unwrap().is_empty());
-        assert_eq!(tx.offerable_deliveries(phone.id, 8, 10).await.unwrap().len(), 1);
+        assert!(tx.offerable_deliveries(phone.id, 7, 3, 10).await.unwrap().is_empty());
+        assert_eq!(tx.offerable_deliveries(phone.id, 8, 3, 10).await.unwrap().len(), 1);
         let noted = Delivery { revision: left.revision + 1, ..left };
         assert!(tx.update_delivery(&noted, Some("why")).await.unwrap());
         assert_eq!(tx.delivery_detail(&noted).await.unwrap().as_deref(), Some("why"));

@@ -22,6 +22,13 @@ use crate::support::rows::{DAY, HOUR, MINUTE, Phone, TOPIC, push};
 
 /// A phone that should be woken, on a server with a push certificate.
 async fn waiting(t: &TestApp) -> Phone {
+    upload_certificate(t).await;
+    let phone = Phone::enrolled(&t.db, "A").await;
+    wake(t, &phone).await;
+    phone
+}
+
+async fn upload_certificate(t: &TestApp) {
     let (now, random) = (t.now(), &*t.db.random);
     let apple = make_tls_root("Fake Apple", "", now, random).unwrap();
     let made =
@@ -29,9 +36,6 @@ async fn waiting(t: &TestApp) -> Phone {
     let file = format!("{}{}", made.certificate.to_pem(), made.key.to_pem().expose()).into_bytes();
     let new = NewCertificate { file: Secret::new(file), password: None, default: None, force: false };
     put(&t.app, &actor(Role::Admin), new).await.unwrap();
-    let phone = Phone::enrolled(&t.db, "A").await;
-    wake(t, &phone).await;
-    phone
 }
 
 async fn wake(t: &TestApp, phone: &Phone) {
@@ -218,6 +222,28 @@ both_databases! {
         }
         assert!(longest > MINUTE, "{longest:?}");
         assert_eq!(sent(&t, &phone).await.0, ["accepted"]);
+    }
+
+    async fn another_certificate_ends_the_pause_that_the_first_one_brought(t: TestApp) {
+        let phone = waiting(&t).await;
+        muster::worker::run_due_jobs(&t.app).await.unwrap();
+        let refused = || PushOutcome::Refused { status: 403, reason: "BadCertificate".to_owned(), at: None };
+        for came_by_itself in [false, true] {
+            t.pusher.answer(refused());
+            assert_eq!(sent(&t, &phone).await.0, ["refused"]);
+            if came_by_itself {
+                let mut tx = t.db.write().await;
+                tx.put_off_wake(phone.id, None).await.unwrap();
+                tx.commit().await.unwrap();
+            } else {
+                wake(&t, &phone).await;
+            }
+            assert!(sent(&t, &phone).await.0.is_empty(), "the certificate is the same still");
+            upload_certificate(&t).await;
+            muster::worker::run_due_jobs(&t.app).await.unwrap();
+            assert_eq!(sent(&t, &phone).await.0, ["accepted"]);
+            wake(&t, &phone).await;
+        }
     }
 
     async fn what_is_wrong_with_the_certificate_is_not_the_devices_fault(t: TestApp) {

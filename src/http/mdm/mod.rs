@@ -128,12 +128,20 @@ async fn check_in(edge: &Edge, arrived: &Arrived<'_>) -> Response {
 
 async fn report(edge: &Edge, arrived: &Arrived<'_>) -> Response {
     let limits = Limits::REPORT.sized(edge.app.settings.devices.max_report_size.as_usize());
-    let report = match protocol::report::decode(arrived.raw, limits) {
-        Ok(report) => report,
-        Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
+    let handled = match protocol::report::decode(arrived.raw, limits) {
+        Ok(report) => {
+            edge.metrics.reported(report.status.as_str());
+            reports::handle(&edge.app, arrived, &report).await
+        }
+        Err(why) => {
+            let Some(found) = protocol::unreadable::look(arrived.raw) else {
+                return refused(StatusCode::BAD_REQUEST, &why.to_string());
+            };
+            edge.metrics.reported("other");
+            reports::unreadable(&edge.app, arrived, &found, &why.to_string()).await
+        }
     };
-    edge.metrics.reported(report.status.as_str());
-    match reports::handle(&edge.app, arrived, &report).await {
+    match handled {
         Ok(reply) => {
             edge.metrics.device_polled(if reply.command.is_some() { "command" } else { "empty" });
             report_answer(reply.command)

@@ -167,8 +167,11 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
                     tx.request_wake(enrollment.id, now, now.plus(app.settings.push.sync_interval)).await?;
                 }
             }
-            let topics: BTreeSet<_> = enrollments.iter().filter_map(|e| e.topic.clone()).collect();
-            let push = push_note(&mut tx, &new, count, Some(&topics), now).await?;
+            let ways = Ways {
+                topics: enrollments.iter().filter_map(|e| e.topic.clone()).collect(),
+                without_token: enrollments.iter().filter(|e| e.push_token.is_none()).count() as u64,
+            };
+            let push = push_note(&mut tx, &new, count, Some(ways), now).await?;
             Accepted { id, targets: count, skipped, push }
         }
     };
@@ -379,12 +382,19 @@ fn nobody(skipped: &[Skipped]) -> String {
     }
 }
 
-/// Whether the devices can be woken. `topics` are those of the targets; none for all enrolled devices.
+/// How the targets of a command are reached.
+struct Ways {
+    topics: BTreeSet<String>,
+    /// How many have no push token that is valid.
+    without_token: u64,
+}
+
+/// Whether the devices can be woken. `ways` are those of the targets; none for all enrolled devices.
 async fn push_note(
     tx: &mut Write,
     new: &NewCommand,
     targets: u64,
-    topics: Option<&BTreeSet<String>>,
+    ways: Option<Ways>,
     now: Timestamp,
 ) -> Result<PushNote, Error> {
     if new.no_push {
@@ -393,13 +403,22 @@ async fn push_note(
     if targets == 0 {
         return Ok(PushNote::NotPossible("no device is enrolled: there is none to wake".to_owned()));
     }
-    let topics: BTreeSet<String> = match topics {
-        Some(topics) => topics.clone(),
-        None => tx.enabled_by_topic().await?.into_iter().filter_map(|(topic, _)| topic).collect(),
+    let Ways { topics, without_token } = match ways {
+        Some(ways) => ways,
+        None => Ways {
+            topics: tx.enabled_by_topic().await?.into_iter().filter_map(|(topic, _)| topic).collect(),
+            without_token: u64::try_from(tx.count_enabled_without_token().await?).unwrap_or(0),
+        },
     };
     let mut problems = wakes::topics_without_certificate(tx, &topics, now).await?;
     if topics.is_empty() {
         problems.push("the devices have no push topic".to_owned());
+    }
+    if without_token > 0 {
+        problems.push(format!(
+            "{without_token} of {targets} devices cannot be woken: APNs no longer knows their push token, and they have \
+             not sent another"
+        ));
     }
     Ok(if problems.is_empty() { PushNote::Scheduled } else { PushNote::NotPossible(problems.join("; ")) })
 }

@@ -87,28 +87,47 @@ async fn audit_cancellation(
 /// deliveries that were counted for it, and not for those that become unconfirmed while it goes on.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed, and `confirmation_needed`;
-/// [`Error::Denied`] where the role does not allow it.
+/// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed, when it was cancelled or its time
+/// ran out (it would never be handed over), and `confirmation_needed`; [`Error::Denied`] where the role does not allow it.
 pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<u64>) -> Result<u64, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let command = tx.command_for_update(id).await?.ok_or_else(|| not_found(id))?;
+    let over = match (command.cancelled_at, command.expires_at.filter(|at| *at <= now)) {
+        (Some(at), _) => Some(format!("the command was cancelled at {at}")),
+        (None, Some(at)) => Some(format!("the command's time ran out at {at}")),
+        (None, None) => None,
+    };
+    if let Some(over) = over {
+        let detail = format!("{over}, so that it is not handed over any more; ask for it anew");
+        return Err(Error::conflict("nothing_unconfirmed", detail));
+    }
     let counted = tx.redeliverable(id, MAX_AGAIN).await?;
     if counted.is_empty() {
         return Err(nothing_unconfirmed());
     }
     guard(actor, command.destruction.as_deref().and_then(destruction_of), counted.len() as u64, confirm)?;
-    let subject = Subject { kind: "command", id: &id.to_string() };
-    app.audit(&mut tx, actor, "command.redelivered", subject, &json!({}), now).await?;
-    tx.commit().await?;
+    let detail = json!({"deliveries": counted.len()});
 
+    // The audit row stands with the first that are handed over again, and with none if there are none.
     let mut again = 0;
+    let mut begun = Some(tx);
     for batch in counted.chunks(BATCH) {
-        let mut tx = app.store.begin_write().await?;
+        let mut tx = match begun.take() {
+            Some(tx) => tx,
+            None => app.store.begin_write().await?,
+        };
+        if again == 0 {
+            let subject = Subject { kind: "command", id: &id.to_string() };
+            app.audit(&mut tx, actor, "command.redelivered", subject, &detail, now).await?;
+        }
+        let before = again;
         for (enrollment, revision) in batch {
             again += u64::from(one_again(app, &mut tx, id, *enrollment, *revision, now).await?);
         }
-        tx.commit().await?;
+        if again > before {
+            tx.commit().await?;
+        }
     }
     if again == 0 {
         return Err(nothing_unconfirmed());
@@ -191,6 +210,9 @@ async fn one_again(
 /// Makes the next deliveries of a command for all and asks for their wake-ups. Some: from where to go on; none: all
 /// are made. Idempotent, as the enrollment's cursor moves with it.
 ///
+/// Whoever comes first (the device, or the job of another command) makes the deliveries of all commands for all, and
+/// need not want to wake anybody: each command's own job wakes those that have it waiting, whoever made the delivery.
+///
 /// # Errors
 /// [`Error::Unavailable`].
 pub async fn materialize_batch(
@@ -203,10 +225,11 @@ pub async fn materialize_batch(
     let mut tx = app.store.begin_write().await?;
     let Some(command) = tx.command(id).await? else { return Ok(None) };
     let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
-    let batch = tx.enrollments_before_fleet_number(number, after, LIMIT).await?;
+    let batch = tx.enrollments_before_fleet_number(number, push.then_some(id), after, LIMIT).await?;
     for enrollment in &batch {
         let Some(locked) = tx.enrollment_by_id_for_update(*enrollment).await? else { continue };
-        if materialize(&mut tx, &locked, now).await? > 0 && push {
+        materialize(&mut tx, &locked, now).await?;
+        if push && locked.is_enabled() && is_queued(&mut tx, locked.id, id).await? {
             tx.request_wake(locked.id, now, now.plus(app.settings.push.sync_interval)).await?;
         }
     }
@@ -218,6 +241,10 @@ pub async fn materialize_batch(
     tx.commit().await?;
     app.signals.push.notify_one();
     Ok(last)
+}
+
+async fn is_queued(tx: &mut Write, enrollment: EnrollmentId, id: CommandId) -> Result<bool, Error> {
+    Ok(tx.delivery(enrollment, id).await?.is_some_and(|delivery| delivery.state == DeliveryState::Queued))
 }
 
 /// Ends deliveries whose time ran out. Returns how many.

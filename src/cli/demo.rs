@@ -5,6 +5,7 @@ mod client;
 mod package;
 mod stage;
 mod story;
+mod told;
 
 use std::fs;
 use std::io::Write as _;
@@ -48,12 +49,22 @@ pub struct Arguments {
     log: Option<String>,
 }
 
-/// Plays the demo.
+/// Plays the demo. The last line is a summary in JSON, however it ends.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    block_on(play(arguments))
+    match block_on(play(arguments)) {
+        Ok(0) => Ok(()),
+        Ok(problems) => Err(Error::Demo(format!("{problems} steps were not verified"))),
+        Err(error) => {
+            let summary = serde_json::json!({"error": error.to_string(), "verified": false});
+            // The error says more than that it could not be written.
+            let _ = writeln!(anstream::stdout(), "{summary}");
+            Err(error)
+        }
+    }
 }
 
-async fn play(arguments: &Arguments) -> Result<(), Error> {
+/// Returns how many things were not as they should be, after the summary.
+async fn play(arguments: &Arguments) -> Result<usize, Error> {
     let directory = Directory::make()?;
     let apns = start_apns(&directory).await?;
     let settings = settings(arguments, &directory, &apns)?;
@@ -102,7 +113,7 @@ async fn play(arguments: &Arguments) -> Result<(), Error> {
         writeln!(anstream::stderr(), "not verified: {problem}").map_err(Error::Output)?;
     }
     writeln!(out, "{}", outcome.results.summary(&ended, problems.is_empty())).map_err(Error::Output)?;
-    if problems.is_empty() { Ok(()) } else { Err(Error::Demo(format!("{} steps were not verified", problems.len()))) }
+    Ok(problems.len())
 }
 
 /// Tells how to go on, and waits for Ctrl-C.

@@ -23,6 +23,7 @@ mod api_enrollment;
 mod api_server;
 mod apps;
 mod authorities;
+mod cli_demo;
 mod cli_doctor;
 mod cli_help;
 mod cli_init;

@@ -1,6 +1,7 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -35,7 +36,7 @@ pub(super) struct Counts {
     certificates: AtomicUsize,
     enrolled: AtomicUsize,
     failed: AtomicUsize,
-    pub(super) woken: AtomicUsize,
+    woken: Mutex<BTreeSet<usize>>,
 }
 
 /// A bar for a stage of `count` devices.
@@ -108,12 +109,20 @@ impl Stage {
 }
 
 impl Counts {
+    /// The numbers of the devices that a push reached.
+    pub(super) fn woken(&self) -> BTreeSet<usize> {
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn note(&self, event: &Event) {
         let counter = match &event.what {
             What::ProfileRead => &self.profiles,
             What::CertificateIssued => &self.certificates,
             What::Enrolled => &self.enrolled,
-            What::Woken => &self.woken,
+            What::Woken => {
+                self.woken.lock().unwrap_or_else(PoisonError::into_inner).insert(event.number);
+                return;
+            }
             What::EnrollmentFailed(error) => {
                 let _ = std::io::Write::write_fmt(
                     &mut anstream::stderr(),

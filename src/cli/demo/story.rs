@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
@@ -11,9 +10,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::super::Error;
+use super::super::{Error, SystemClock};
 use super::package;
 use super::stage::{Counts, PATIENCE, Stage, bar};
+use super::told::{self, Told};
+use crate::model::{Clock as _, Timestamp};
 use crate::simulator::devices::fleet::Summary;
 
 /// The profile of the story.
@@ -37,6 +38,8 @@ pub(super) struct Results {
     count: usize,
     steps: Vec<Step>,
     counts: Arc<Counts>,
+    /// What the devices told when they were asked, by their UDIDs, and since when that was.
+    told: (BTreeMap<String, Told>, Timestamp),
     pushes: u64,
     seconds: f64,
 }
@@ -98,11 +101,17 @@ pub(super) async fn play(stage: &Stage, stop: CancellationToken) -> Result<Outco
         ("wipe", json!({"devices": [last]}), json!({"type": "wipe"})),
     ];
     let mut steps = Vec::new();
+    let asked_at = SystemClock.now();
+    let mut told = BTreeMap::new();
     for (name, targets, command) in script {
         steps.push(step(stage, name, &targets, &command).await?);
+        if name == "device_information" {
+            told = told::read(client).await?;
+        }
     }
     let pushes = stage.apns.counters().accepted;
-    let results = Results { count: stage.count, steps, counts, pushes, seconds: started.elapsed().as_secs_f64() };
+    let seconds = started.elapsed().as_secs_f64();
+    let results = Results { count: stage.count, steps, counts, told: (told, asked_at), pushes, seconds };
     Ok(Outcome { results, fleet, device })
 }
 
@@ -190,8 +199,14 @@ pub(super) fn problems(results: &Results, ended: &Summary, stopped_late: bool) -
         let all = step.targets > 0 && step.acknowledged() == step.targets;
         check(all, format!("{}: {} targets, {:?}", step.name, step.targets, step.states));
     }
-    let woken = results.counts.woken.load(Ordering::SeqCst);
-    check(woken >= results.count, format!("{woken} wake-ups reached {} devices", results.count));
+    let woken = results.counts.woken();
+    let (told, asked_at) = &results.told;
+    for (number, handset) in &ended.devices {
+        check(woken.contains(number), format!("no wake-up reached device {number}"));
+        let is_known = told.get(&handset.facts.udid).is_some_and(|told| told.is_of(&handset.facts, *asked_at));
+        check(is_known, format!("the server does not know what device {number} told of itself"));
+    }
+    check(ended.devices.len() == results.count, format!("{} devices lived to the end", ended.devices.len()));
     check(ended.troubles == 0, format!("{} connections failed: {:?}", ended.troubles, ended.errors));
     check(ended.erased == 1, format!("{} devices were erased instead of one", ended.erased));
     let left = ended.devices.values().filter(|handset| handset.enrollment.is_some()).count();

@@ -245,7 +245,11 @@ async fn send(app: &App, wake: &DueWake, identity: Option<&ApnsIdentity>, now: T
         // The timestamp counts only when it is later than our token's own arrival: else the device has a newer one.
         PushOutcome::Refused { status: 410, reason, at } => match (at, wake.token_at) {
             (Some(at), Some(stored)) if at <= stored => later(app, wake, reason, None, now),
-            (at, _) => Finished { invalid_at: Some(at.unwrap_or(now)), ..over("token_invalid", &reason) },
+            (at, stored) => {
+                // Without a time it says of the token that was sent, and nothing of one that came since.
+                let at = at.or_else(|| stored.map(|stored| stored.plus(Duration::from_micros(1))));
+                Finished { invalid_at: Some(at.unwrap_or(now)), ..over("token_invalid", &reason) }
+            }
         },
         // About the certificate, not about this device: the wake-up stays due.
         PushOutcome::Refused { status: 403, reason, .. } => {

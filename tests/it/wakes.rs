@@ -160,6 +160,26 @@ both_databases! {
         assert_eq!(*results.lock().unwrap(), ["accepted", "accepted", "accepted", "token_invalid"]);
     }
 
+    async fn a_token_that_came_while_the_push_was_under_way_is_kept(t: TestApp) {
+        upload_certificate(&t).await;
+        let phone = Phone::enrolled(&t.db, "A").await;
+        let mut tx = t.db.write().await;
+        tx.set_push(phone.id, &PushFacts { token: b"gone", ..push(TOPIC) }, t.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        wake(&t, &phone).await;
+        let (app, pusher) = slowly(&t);
+        let sending = tokio::spawn(async move { send_due(&app).await });
+        pusher.pushing.wait().await;
+        t.db.clock.advance(MINUTE);
+        phone.token_update(&t.db).await;
+        wake(&t, &phone).await;
+        t.db.clock.advance(MINUTE);
+        pusher.answered.wait().await;
+        assert_eq!(sending.await.unwrap().unwrap().results, ["token_invalid"]);
+        assert_eq!(phone.row(&t.db).await.push_token.as_deref(), Some(&b"token"[..]));
+        assert_eq!(sent(&t, &phone).await.0, ["accepted"], "the request for it stays due");
+    }
+
     async fn an_accepted_push_ends_the_wake_up(t: TestApp) {
         let phone = waiting(&t).await;
         t.pusher.answer(PushOutcome::Accepted { apns_id: Some("6f1c".to_owned()) });

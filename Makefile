@@ -1,6 +1,6 @@
 # The commands of everyday work. `make help` lists them.
 
-.PHONY: help build demo test interop bench lint deny
+.PHONY: help build demo test interop bench fuzz lint deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -21,6 +21,9 @@ interop: ## proof by programs that were not written here; ARGS=docs only runs th
 
 bench: ## the figures of this machine: memory, idle polls, enrollment; ARGS=--quick only shows that it works
 	@scripts/bench $(ARGS)
+
+fuzz: ## damages what devices, users and files send; ARGS="SECONDS TARGET…"; needs a nightly toolchain
+	@scripts/fuzz $(ARGS)
 
 lint: ## format, clippy and the scripts' syntax
 	@scripts/lint

@@ -211,6 +211,18 @@ both_databases! {
         assert!(refused.iter().all(|detail| detail.contains("has been used up")), "{refused:?}");
     }
 
+    async fn a_device_that_takes_its_time_does_not_enroll_by_a_use_that_another_took(s: Story) {
+        let link = s.link_for("desk@example.org").await;
+        let (one, two) = (s.fetched(&link).await, s.fetched(&link).await);
+        let slow = s.phone("PHONE-1", s.issued(&one, 2).await);
+        assert_eq!(slow.authenticate().await.status, 200);
+        s.ready.db.clock.advance(16 * MINUTE);
+        s.phone("PHONE-2", s.issued(&two, 3).await).enroll().await;
+        assert_eq!(slow.token_update(None).await.status, 403);
+        let view = enrollment::get_link(&s.ready.app, link.link.link.id).await.unwrap();
+        assert_eq!(view.link.uses_count, 1);
+    }
+
     async fn a_late_device_takes_a_use_that_came_free(s: Story) {
         let link = s.link_for("desk@example.org").await;
         let phone = s.phone("PHONE-1", s.issued(&s.fetched(&link).await, 2).await);

@@ -6,7 +6,7 @@ use super::super::enrollment_profile::LINK;
 use super::super::{App, Error};
 use super::authenticate::Origin;
 use crate::config::Reenroll;
-use crate::model::Timestamp;
+use crate::model::{ChallengeId, Timestamp};
 use crate::store::{Device, Enrollment, Link, Write};
 
 /// Why a device may not enroll, for the log and the audit log.
@@ -71,10 +71,19 @@ pub(super) async fn refuse_by_link(
         // It was let in before; its use counts, or will.
         return Ok(None);
     }
+    refuse_by_challenge(tx, challenge.id, now).await
+}
+
+/// As [`refuse_by_link`], for whoever enrolls by this challenge: also asked before the use is counted, since the hold of
+/// a device that takes its time may be over by then.
+pub(super) async fn refuse_by_challenge(
+    tx: &mut Write,
+    challenge: ChallengeId,
+    now: Timestamp,
+) -> Result<Option<Refusal>, Error> {
     // In the order of SCEP, which locks the challenge first.
-    let Some(challenge) = tx.challenge_by_id_for_update(challenge.id).await?.filter(|c| c.counted_at.is_none()) else {
-        return Ok(None);
-    };
+    let challenge = tx.challenge_by_id_for_update(challenge).await?;
+    let Some(challenge) = challenge.filter(|c| c.purpose == LINK && c.counted_at.is_none()) else { return Ok(None) };
     let link = match challenge.link_id {
         Some(id) => tx.link_for_update(id).await?,
         None => None,

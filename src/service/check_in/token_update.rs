@@ -5,6 +5,7 @@ use super::super::commands::{self, Internal};
 use super::super::deliveries::{self, End, void_open};
 use super::super::device_identity::require_pin;
 use super::super::{Actor, App, Error};
+use super::permission::{Refusal, refuse_by_challenge};
 use super::{Arrived, raw_context};
 use crate::model::{EnrollmentId, Timestamp};
 use crate::protocol::checkin::TokenUpdate;
@@ -146,6 +147,9 @@ async fn complete(
     tx.request_wake(id, now, now.plus(app.settings.push.sync_interval).plus(spread)).await?;
     let Some(channel) = device_channel else { return Ok(()) };
     if let Some(challenge) = channel.challenge_id {
+        if let Some(Refusal(why)) = refuse_by_challenge(tx, challenge, now).await? {
+            return Err(Error::Denied(format!("the enrollment cannot be completed: {why}")));
+        }
         tx.count_link_use(challenge, now).await?;
     }
     commands::enqueue_internal(app, tx, id, Internal::DeviceInformation, now).await?;

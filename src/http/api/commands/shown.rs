@@ -200,7 +200,7 @@ impl From<DeliveryView> for DeliveryDetail {
 /// What a device reported on a command.
 #[derive(Debug, Serialize, ToSchema)]
 pub(in super::super) struct Report {
-    /// Apple's word for how it went.
+    /// Apple's word for how it went; `Unreadable` of a report that could not be read.
     #[schema(example = "Acknowledged")]
     status: String,
     received_at: Timestamp,

@@ -138,6 +138,21 @@ both_databases! {
         require_shut_out(&s, &s.phone("PHONE-1", unused), &now).await;
     }
 
+    async fn a_certificate_of_an_earlier_enrollment_takes_over_no_present_one(s: Story) {
+        let (before, _) = s.enrolled("PHONE-1").await;
+        let unused = issued(Applicant::new(&s.ready, 2).renew(&s.ready, &before.certificate, 3).await);
+        // The same person enrolls the device anew: no matter for `same_user`.
+        let link = s.link_for("desk@example.org").await;
+        let now = s.phone("PHONE-1", s.issued(&s.fetched(&link).await, 4).await);
+        now.enroll().await;
+        for earlier in [before, s.phone("PHONE-1", unused)] {
+            assert_eq!(earlier.authenticate().await.status, 403);
+            assert_eq!(earlier.token_update(None).await.status, 403);
+        }
+        now.finish_all().await;
+        assert_eq!(now.enrollment().await.generation, 2);
+    }
+
     async fn a_profile_for_the_way_back_ends_with_the_enrollment_that_was_to_be_wiped(s: Story) {
         let (phone, _) = s.enrolled("PHONE-1").await;
         phone.ask(json!({"type": "wipe", "return_to_service": {"enabled": true}})).await;

@@ -23,13 +23,20 @@ pub(super) async fn refuse_again(
     origin: &Origin,
     now: Timestamp,
 ) -> Result<Option<Refusal>, Error> {
+    let pin = tx.pin(existing.id, presented.sha256()).await?;
     // The same certificate again: the same device, beyond doubt.
-    if is_pinned(tx, existing, presented).await?
+    if pin.as_ref().is_some_and(|pin| pin.revoked_at.is_none())
         || origin.is_return_to_service(existing)
         || !existing.is_enabled()
         || existing.reenroll_approved_until.is_some_and(|until| now < until)
     {
         return Ok(None);
+    }
+    // Whoever had the device before may have its certificate still: it takes nothing from who has it now.
+    if pin.is_some() || origin.is_of_earlier(existing) {
+        return Ok(Some(Refusal(format!(
+            "the client certificate belongs to an earlier enrollment of the device{ASKS}"
+        ))));
     }
     let reason = match app.settings.devices.reenroll {
         Reenroll::Allow => return Ok(None),
@@ -41,13 +48,10 @@ pub(super) async fn refuse_again(
             if before.is_nobody() {
                 return Ok(None);
             }
-            if after.is_nobody() && origin.is_of_earlier(existing) {
-                "the client certificate belongs to an earlier enrollment, and nobody knows of which user"
-            } else if after.is_nobody() || before.is_same(&after) {
+            if after.is_nobody() || before.is_same(&after) {
                 return Ok(None);
-            } else {
-                "the device is enrolled for another user than the link is for"
             }
+            "the device is enrolled for another user than the link is for"
         }
     };
     Ok(Some(Refusal(format!("{reason}{ASKS}"))))

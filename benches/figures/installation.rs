@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,7 +41,9 @@ impl Installation {
         let directory = tempfile::Builder::new().prefix("bench-").tempdir_in(place)?;
         fs::create_dir(directory.path().join("data"))?;
         let key = MasterKey::generate(&SystemRandomness).format();
-        fs::write(directory.path().join("data/master.key"), key.expose())?;
+        let file = directory.path().join("data/master.key");
+        fs::write(&file, key.expose())?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
         let tables = database.map(|url| format!("[database]\nurl = \"{url}\"\n")).unwrap_or_default();
         Ok(Self { directory, devices: free_address()?, admin: free_address()?, tables })
     }

@@ -18,6 +18,8 @@ const SETTLED: Duration = Duration::from_secs(4);
 pub async fn measure(place: &Path, report: &mut Report) -> Result<()> {
     tell("memory: a fresh installation on SQLite");
     let installation = Installation::make(place, None)?;
+    // A server makes no database; `muster init` does, or this.
+    installation.open(Front::Own).await?.store.close().await;
     let process = Process::muster(&installation.settle(Front::Own)?, installation.admin).await?;
     tokio::time::sleep(SETTLED).await;
     let memory = process.memory()?;

@@ -214,6 +214,9 @@ CREATE TABLE enrollments (
 CREATE INDEX enrollments_by_device ON enrollments (device_id);
 CREATE INDEX enrollments_by_parent ON enrollments (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX enrollments_enabled ON enrollments (topic, id) WHERE state = 'enabled';
+-- Those that cannot be woken, for what is said when a command for all is accepted.
+CREATE INDEX enrollments_without_token ON enrollments (id)
+    WHERE state = 'enabled' AND parent_id IS NULL AND push_token IS NULL;
 
 -- The pins: which certificates an enrollment (device channel) may authenticate with.
 CREATE TABLE identities (

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Actor, App, Error};
 use crate::model::{Sha256, TokenId};
-use crate::store::Write;
+use crate::store::{Remembered, Write};
 
 /// How a request is recognized when it comes again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,18 +45,22 @@ pub(super) async fn earlier<T: DeserializeOwned>(app: &App, tx: &mut Write, acto
     let Some(found) = tx.begin_idempotent(repeat.token, &repeat.key, repeat.request, now).await? else {
         return Ok(None);
     };
+    answered(app, repeat, &found).map(Some)
+}
+
+/// The answer that is remembered.
+fn answered<T: DeserializeOwned>(app: &App, repeat: &Repeat, found: &Remembered) -> Result<T, Error> {
     if found.request_sha256 != repeat.request {
         return Err(Error::invalid(
             "idempotency_key_reused",
             "this Idempotency-Key came with another request before; use a new key for a new request",
         ));
     }
-    let Some(sealed) = found.response_sealed else {
+    let Some(sealed) = &found.response_sealed else {
         return Err(Error::conflict("request_in_flight", "the same request is at work; ask again in a moment"));
     };
-    let plain = app.open(&repeat.context(), &sealed)?;
+    let plain = app.open(&repeat.context(), sealed)?;
     serde_json::from_slice(plain.expose())
-        .map(Some)
         .map_err(|e| Error::Internal(format!("a remembered answer cannot be read: {e}")))
 }
 
@@ -66,12 +70,9 @@ pub(super) async fn earlier<T: DeserializeOwned>(app: &App, tx: &mut Write, acto
 /// # Errors
 /// As [`earlier`].
 pub(super) async fn before<T: DeserializeOwned>(app: &App, actor: &Actor) -> Result<Option<T>, Error> {
-    if actor.repeat.is_none() {
-        return Ok(None);
-    }
-    // Not committed: the key is taken in the transaction of the change.
-    let mut tx = app.store.begin_write().await?;
-    earlier(app, &mut tx, actor).await
+    let Some(repeat) = &actor.repeat else { return Ok(None) };
+    let found = app.store.begin_read().await?.remembered(repeat.token, &repeat.key).await?;
+    found.map(|found| answered(app, repeat, &found)).transpose()
 }
 
 /// Remembers what a request led to, as it is answered. To be called last before the commit.

@@ -15,10 +15,10 @@ pub struct Remembered {
 }
 
 impl Read {
-    /// Whether a request with this key was here before.
-    pub async fn is_remembered(&mut self, token: TokenId, key: &str) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM idempotency WHERE token_id = $1 AND key = $2)";
-        on!(self, fetch_one, query_scalar(sql, token, key))
+    /// What is remembered of a request with this key.
+    pub async fn remembered(&mut self, token: TokenId, key: &str) -> Result<Option<Remembered>, StoreError> {
+        let sql = "SELECT request_sha256, status, response_sealed FROM idempotency WHERE token_id = $1 AND key = $2";
+        on!(self, fetch_optional, query_as(sql, token, key))
     }
 }
 
@@ -43,15 +43,7 @@ impl Write {
         if added == 1 {
             return Ok(None);
         }
-        on!(
-            self,
-            fetch_optional,
-            query_as(
-                "SELECT request_sha256, status, response_sealed FROM idempotency WHERE token_id = $1 AND key = $2",
-                token,
-                key
-            )
-        )
+        self.remembered(token, key).await
     }
 
     /// Keeps the answer, in the transaction of the change.

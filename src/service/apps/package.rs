@@ -67,7 +67,8 @@ pub async fn upload<E>(
     // What is kept already fits: the same again is not refused for its own size.
     let is_again = match &actor.repeat {
         Some(repeat) => {
-            app.store.begin_read().await.map_err(Error::from)?.is_remembered(repeat.token, &repeat.key).await
+            let found = app.store.begin_read().await.map_err(Error::from)?.remembered(repeat.token, &repeat.key).await;
+            found.map(|found| found.is_some())
         }
         None => Ok(false),
     };

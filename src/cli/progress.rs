@@ -15,7 +15,7 @@ impl Progress {
     /// Nothing is done yet of `count`.
     pub(super) fn of(count: usize, what: &'static str) -> Self {
         let bar = ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX));
-        if let Ok(style) = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg:22} {bar:40} {pos}/{len}  {elapsed}") {
             bar.set_style(style);
         }
         bar.set_message(what);
@@ -24,9 +24,14 @@ impl Progress {
 
     /// One more is done.
     pub(super) fn step(&self) {
-        self.bar.inc(1);
-        let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        if !self.is_terminal && is_worth_a_line(done, all) {
+        self.reach(self.bar.position() + 1);
+    }
+
+    /// So many are done by now.
+    pub(super) fn reach(&self, done: u64) {
+        let (before, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        self.bar.set_position(done);
+        if !self.is_terminal && is_worth_a_line(before, done, all) {
             self.say(&format!("{}: {done} of {all}", self.what));
         }
     }
@@ -52,10 +57,10 @@ impl Progress {
     }
 }
 
-/// Whether another tenth is done with this one.
-fn is_worth_a_line(done: u64, all: u64) -> bool {
+/// Whether another tenth was done in between.
+fn is_worth_a_line(before: u64, done: u64, all: u64) -> bool {
     let tenths = |done: u64| (done * 10).checked_div(all).unwrap_or(0);
-    done > 0 && tenths(done) > tenths(done - 1)
+    tenths(done) > tenths(before)
 }
 
 #[cfg(test)]
@@ -64,10 +69,11 @@ mod tests {
 
     #[test]
     fn a_line_comes_with_each_tenth() {
-        let lines = |all| (1..=all).filter(|done| is_worth_a_line(*done, all)).collect::<Vec<_>>();
+        let lines = |all| (1..=all).filter(|done| is_worth_a_line(done - 1, *done, all)).collect::<Vec<_>>();
         assert_eq!(lines(1), [1]);
         assert_eq!(lines(3), [1, 2, 3]);
         assert_eq!(lines(100), [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
-        assert!(!is_worth_a_line(1, 0));
+        assert!(is_worth_a_line(0, 25, 25));
+        assert!(!is_worth_a_line(3, 3, 25) && !is_worth_a_line(0, 1, 0));
     }
 }

@@ -127,7 +127,7 @@ section! {
         identity_grace: Duration = Default("\"90d\""),
         /// Whether a device may enroll over an active enrollment with a new certificate: `"allow"`, `"same_user"` (where
         /// the link names the same user as before, by address or else by name, or none) or `"approve"` (when an admin has
-        /// approved it).
+        /// approved it). A certificate of an earlier enrollment of the device takes an approval in any case.
         reenroll: Reenroll = Default("\"same_user\""),
         /// The time for a TLS handshake.
         handshake_timeout: Duration = Default("\"10s\""),

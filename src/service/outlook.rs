@@ -17,8 +17,8 @@ pub const NOT_RENEWED_SOON: Duration = Duration::from_secs(90 * 86_400);
 /// A profile signer that ends so soon should have been replaced long ago.
 pub const SIGNER_SOON: Duration = Duration::from_secs(14 * 86_400);
 
-/// A certificate in files that ends so soon should have been renewed.
-const FILES_SOON: Duration = Duration::from_secs(14 * 86_400);
+/// A TLS certificate that ends so soon should have been renewed.
+pub const FILES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Something that will fail one day if nobody acts.
 #[derive(Clone, Debug, PartialEq, Eq)]

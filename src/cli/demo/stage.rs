@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::super::progress::Progress;
 use super::super::{Error, SystemClock, SystemRandomness};
 use super::client::Client;
 use crate::simulator::apns::FakeApns;
@@ -39,16 +39,6 @@ pub(super) struct Counts {
     woken: Mutex<BTreeSet<usize>>,
 }
 
-/// A bar for a stage of `count` devices.
-pub(super) fn bar(count: usize, what: &str) -> ProgressBar {
-    let bar = ProgressBar::new(u64::try_from(count).unwrap_or(u64::MAX));
-    if let Ok(style) = ProgressStyle::with_template("{msg:22} {bar:40} {pos}/{len}  {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.set_message(what.to_owned());
-    bar
-}
-
 impl Stage {
     /// Makes the devices' keys, lets them enroll from `link`, and returns when all have.
     pub(super) async fn enroll(
@@ -57,8 +47,8 @@ impl Stage {
         stop: CancellationToken,
     ) -> Result<(JoinHandle<Summary>, Arc<Counts>), Error> {
         let keys = KeySource::Directory(self.keys.clone());
-        let making = bar(self.count, "device keys");
-        keys.prepare(self.count, KEY_BITS, |_| making.inc(1)).await.map_err(|e| Error::Demo(e.to_string()))?;
+        let making = Progress::of(self.count, "device keys");
+        keys.prepare(self.count, KEY_BITS, |_| making.step()).await.map_err(|e| Error::Demo(e.to_string()))?;
         making.finish();
 
         let counts = Arc::new(Counts::default());
@@ -86,12 +76,12 @@ impl Stage {
         Ok((fleet, counts))
     }
 
-    async fn wait(&self, what: &str, counter: &AtomicUsize, failed: &AtomicUsize) -> Result<(), Error> {
-        let bar = bar(self.count, what);
+    async fn wait(&self, what: &'static str, counter: &AtomicUsize, failed: &AtomicUsize) -> Result<(), Error> {
+        let bar = Progress::of(self.count, what);
         let all = async {
             loop {
                 let reached = counter.load(Ordering::SeqCst);
-                bar.set_position(u64::try_from(reached).unwrap_or(u64::MAX));
+                bar.reach(u64::try_from(reached).unwrap_or(u64::MAX));
                 if reached + failed.load(Ordering::SeqCst) >= self.count {
                     return;
                 }

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::super::progress::Progress;
 use super::super::{Error, SystemClock};
 use super::package;
-use super::stage::{Counts, PATIENCE, Stage, bar};
+use super::stage::{Counts, PATIENCE, Stage};
 use super::told::{self, Told};
 use crate::model::{Clock as _, Timestamp};
 use crate::simulator::devices::fleet::Summary;
@@ -121,14 +122,14 @@ async fn step(stage: &Stage, name: &'static str, targets: &Value, command: &Valu
     let accepted = stage.client.post("/api/v1/commands", &json!({"targets": targets, "command": command})).await?;
     let id = id_of(&accepted)?;
     let targets = accepted.get("targets").and_then(Value::as_i64).unwrap_or(0);
-    let bar = bar(usize::try_from(targets).unwrap_or(0), name);
+    let bar = Progress::of(usize::try_from(targets).unwrap_or(0), name);
     let until = started + PATIENCE;
     loop {
         let shown = stage.client.get(&format!("/api/v1/commands/{id}?limit=1")).await?;
         let states: BTreeMap<String, i64> =
             shown.get("states").cloned().map(serde_json::from_value).transpose().ok().flatten().unwrap_or_default();
         let settled = states.get("acknowledged").copied().unwrap_or(0) + states.get("error").copied().unwrap_or(0);
-        bar.set_position(u64::try_from(settled).unwrap_or(0));
+        bar.reach(u64::try_from(settled).unwrap_or(0));
         if shown.get("done").and_then(Value::as_bool) == Some(true) || Instant::now() > until {
             bar.finish();
             return Ok(Step { name, targets, states, seconds: started.elapsed().as_secs_f64() });

@@ -10,14 +10,13 @@ use super::finding::Report;
 use super::{day, until};
 use crate::model::Timestamp;
 use crate::pki::{Certificate, Identity};
+use crate::service::outlook::FILES_SOON;
 use crate::service::signing;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The longest life that Apple's devices accept of a TLS certificate under a root that a profile or a person
 /// installed. Source: Apple, "Requirements for trusted certificates in iOS 13 and macOS 10.15".
 const MAX_LIFE: Duration = Duration::from_secs(825 * 86_400);
-/// A certificate that ends so soon should have been renewed.
-const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// A PEM file of more bytes than this is none.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -70,7 +69,7 @@ pub(super) fn check(
     } else if now > certificate.not_after {
         let found = format!("{subject} ended {}", until(certificate.not_after, now));
         report.fail(check, found, format!("devices refuse it: {renewal}"));
-    } else if certificate.not_after < now.plus(SOON) {
+    } else if certificate.not_after < now.plus(FILES_SOON) {
         let found = format!("{subject} ends {}", until(certificate.not_after, now));
         report.warn(check, found, renewal);
     } else {

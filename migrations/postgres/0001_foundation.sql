@@ -482,4 +482,3 @@ CREATE TABLE fleet (
     number          BIGINT  NOT NULL
 );
 INSERT INTO fleet (id, number) VALUES (1, 1);
-CREATE SEQUENCE fleet_numbers START 2;

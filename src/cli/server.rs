@@ -19,6 +19,7 @@ use super::open::ServerLock;
 use crate::config::{DeviceTls, Settings};
 use crate::http::health::Health;
 use crate::http::observe::Observer;
+use crate::http::request_id::RequestIds;
 use crate::http::tls::{CertificateFiles, ServerCertificate, Tls};
 use crate::http::{self as web, Limits, Listener, Metrics, Problem, Proxies, Shutdown};
 use crate::pki::Identity;
@@ -76,7 +77,7 @@ impl Server {
             let observer = Observer {
                 proxies: proxies.clone(),
                 metrics: metrics.clone(),
-                random: Arc::clone(&app.random),
+                ids: Arc::new(RequestIds::new(&*app.random)),
                 on_panic,
             };
             observer.around(routes)

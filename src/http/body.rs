@@ -63,7 +63,7 @@ pub async fn read(body: Body, limit: usize, time: Duration) -> Result<Bytes, Bod
 pub async fn read_within(body: Body, limit: usize, time: Duration, budget: &Budget) -> Result<Held, BodyError> {
     let mut room: Option<OwnedSemaphorePermit> = None;
     let bytes = read_counted(body, limit, time, |total| budget.cover(&mut room, total)).await?;
-    Ok(Held { bytes, _room: room })
+    Ok(Held { bytes, room: room })
 }
 
 /// A bound on the bytes of all bodies that are read and handled at the same time. The first [`FREE`] of each do not
@@ -104,7 +104,20 @@ impl Budget {
 #[derive(Debug)]
 pub struct Held {
     bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Held {
+    /// The bytes, to be shared; the room is given back with the last of those who have them.
+    pub fn share(self) -> Bytes {
+        if self.room.is_none() { self.bytes } else { Bytes::from_owner(self) }
+    }
 }
 
 impl Deref for Held {

@@ -16,9 +16,8 @@ use tokio::time::Instant;
 use tracing::{Instrument, Level};
 
 use super::listener::Connection;
-use super::request_id::{self, RequestId};
+use super::request_id::{self, RequestId, RequestIds};
 use super::{Metrics, Proxies};
-use crate::model::Randomness;
 
 /// The names of path parameters that are secrets: what stands in their place is shown in no log.
 const SECRET_PARAMETERS: &[&str] = &["{code}", "{secret}", "{token}"];
@@ -47,8 +46,8 @@ pub struct Observer {
     pub proxies: Proxies,
     /// Where requests are counted.
     pub metrics: Metrics,
-    /// For the ids.
-    pub random: Arc<dyn Randomness>,
+    /// Where ids come from.
+    pub ids: Arc<RequestIds>,
     /// The answer to a request whose handler panicked: a status of 500 in the form that the listener's clients expect.
     pub on_panic: fn() -> Response,
 }
@@ -69,14 +68,22 @@ async fn observe(State(observer): State<Arc<Observer>>, mut request: Request, ne
     let client = ClientAddress(client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
     let believed = peer.is_some_and(|peer| observer.proxies.trust(peer));
     let id = believed.then(|| RequestId::given(request.headers())).flatten();
-    let id = id.unwrap_or_else(|| RequestId::new(observer.random.as_ref()));
+    let id = id.unwrap_or_else(|| observer.ids.next());
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(id.clone());
 
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = known_method(request.method());
-    let path = shown_path(route.as_ref().map(MatchedPath::as_str), request.uri().path());
-    let span = tracing::info_span!("request", id = id.as_str(), method, path, client = %client.0);
+    let uri = request.uri().clone();
+    let path = || shown_path(route.as_ref().map(MatchedPath::as_str), uri.path());
+    let name = route.as_ref().map_or("none", MatchedPath::as_str);
+    let is_frequent = FREQUENT_ROUTES.contains(&name);
+    // What is asked all the time has no span unless somebody looks closely: making one takes longer than an idle poll.
+    let span = if is_frequent {
+        tracing::debug_span!("request", id = id.as_str(), method, path = path(), client = %client.0)
+    } else {
+        tracing::info_span!("request", id = id.as_str(), method, path = path(), client = %client.0)
+    };
 
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     let outcome = id.clone().scope(work).instrument(span.clone()).await;
@@ -90,17 +97,19 @@ async fn observe(State(observer): State<Arc<Observer>>, mut request: Request, ne
         response.headers_mut().insert(request_id::HEADER, id);
     }
     let took = started.elapsed();
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    observer.metrics.request_answered(route, method, response.status(), took);
-    span.in_scope(|| log(route, &response, took));
+    observer.metrics.request_answered(name, method, response.status(), took);
+    let (status, milliseconds) = (response.status().as_u16(), in_milliseconds(took));
+    if !is_frequent || !span.is_disabled() {
+        span.in_scope(|| log(is_frequent, status, milliseconds));
+    } else if status >= 400 {
+        tracing::info!(id = id.as_str(), method, path = path(), client = %client.0, status, milliseconds, "answered");
+    }
     drop(running);
     response
 }
 
-fn log(route: &str, response: &Response, took: Duration) {
-    let status = response.status().as_u16();
-    let milliseconds = in_milliseconds(took);
-    if status < 400 && FREQUENT_ROUTES.contains(&route) {
+fn log(is_frequent: bool, status: u16, milliseconds: f64) {
+    if status < 400 && is_frequent {
         tracing::event!(Level::DEBUG, status, milliseconds, "answered");
     } else {
         tracing::event!(Level::INFO, status, milliseconds, "answered");

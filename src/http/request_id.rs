@@ -1,6 +1,7 @@
 //! The id by which a request is found in the log.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -17,15 +18,35 @@ tokio::task_local! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
-impl RequestId {
-    /// A new one: 128 random bits in hex.
+/// Makes ids: 64 bits that are this process's own, and a number. They are no secrets, and there are many.
+#[derive(Debug)]
+pub struct RequestIds {
+    process: [u8; 8],
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    /// Ids of a new process.
     #[must_use]
     pub fn new(random: &dyn Randomness) -> Self {
-        let mut bytes = [0; 16];
-        random.fill(&mut bytes);
-        Self(hex::encode(bytes).into())
+        let mut process = [0; 8];
+        random.fill(&mut process);
+        Self { process, next: AtomicU64::new(0) }
     }
 
+    /// The next id: 32 hexadecimal digits.
+    #[must_use]
+    pub fn next(&self) -> RequestId {
+        let number = self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let mut text = [0; 32];
+        let (process, rest) = text.split_at_mut(16);
+        let written = hex::encode_to_slice(self.process, process).and_then(|()| hex::encode_to_slice(number, rest));
+        let text = written.ok().and_then(|()| std::str::from_utf8(&text).ok()).unwrap_or_default();
+        RequestId(text.into())
+    }
+}
+
+impl RequestId {
     /// The one that a trusted proxy gave, if it is harmless: 8 to 128 letters, digits, `-`, `_` and `.`.
     #[must_use]
     pub fn given(headers: &HeaderMap) -> Option<Self> {
@@ -61,6 +82,15 @@ pub fn current() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_requests_have_the_same_id() {
+        let random = crate::model::SeededRandomness::new(7);
+        let (ids, others) = (RequestIds::new(&random), RequestIds::new(&random));
+        let made = [ids.next(), ids.next(), others.next()];
+        assert!(made.iter().all(|id| id.as_str().len() == 32), "{made:?}");
+        assert!(made[0] != made[1] && made[0] != made[2] && made[1] != made[2], "{made:?}");
+    }
 
     #[test]
     fn only_harmless_ids_are_taken_over() {

@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::fixtures::Authority;
 use super::identity::IdentityReader;
+use super::request_id::RequestIds;
 use super::*;
 use crate::config::Settings;
 use crate::model::{SeededRandomness, Sha256};
@@ -46,7 +47,7 @@ async fn start(trusted: &str) -> (SocketAddr, Shutdown, Metrics) {
     let observer = Observer {
         proxies: Proxies::from(&settings.proxy),
         metrics: metrics.clone(),
-        random: Arc::new(SeededRandomness::new(1)),
+        ids: Arc::new(RequestIds::new(&SeededRandomness::new(1))),
         on_panic: || StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     };
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

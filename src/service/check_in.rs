@@ -6,6 +6,9 @@ mod permission;
 mod token_update;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::device_identity::Presented;
 use super::{App, Error};
@@ -31,11 +34,11 @@ pub enum Answer {
 
 /// A check-in message with what came along.
 #[derive(Clone, Debug)]
-pub struct Arrived<'a> {
+pub struct Arrived {
     /// Who sent it.
-    pub presented: &'a Presented,
+    pub presented: Presented,
     /// The body as it came.
-    pub raw: &'a [u8],
+    pub raw: Bytes,
     /// The address that it came from, for the audit log.
     pub address: IpAddr,
 }
@@ -44,10 +47,14 @@ pub struct Arrived<'a> {
 ///
 /// # Errors
 /// As the message's own verb.
-pub async fn handle(app: &App, arrived: &Arrived<'_>, message: CheckIn) -> Result<Answer, Error> {
+pub async fn handle(app: &App, arrived: Arrived, message: CheckIn) -> Result<Answer, Error> {
+    let arrived = match message {
+        CheckIn::Authenticate(m) => return authenticate(app, Arc::new(arrived), m).await.map(|()| Answer::Empty),
+        CheckIn::TokenUpdate(m) => return token_update(app, Arc::new(arrived), m).await.map(|()| Answer::Empty),
+        _ => &arrived,
+    };
     match message {
-        CheckIn::Authenticate(m) => authenticate(app, arrived, m).await.map(|()| Answer::Empty),
-        CheckIn::TokenUpdate(m) => token_update(app, arrived, m).await.map(|()| Answer::Empty),
+        CheckIn::Authenticate(_) | CheckIn::TokenUpdate(_) => Ok(Answer::Empty),
         CheckIn::CheckOut(m) => check_out(app, arrived, m).await.map(|()| Answer::Empty),
         CheckIn::SetBootstrapToken(m) => set_bootstrap_token(app, arrived, m).await.map(|()| Answer::Empty),
         CheckIn::GetBootstrapToken(m) => get_bootstrap_token(app, arrived, m).await,

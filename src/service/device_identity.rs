@@ -11,7 +11,7 @@ use super::{App, Error, TrustedAuthority};
 use crate::model::{EnrollmentId, Sha256, Timestamp};
 use crate::pki::chain::{self, ChainError};
 use crate::pki::{Certificate, PeerCertificate};
-use crate::store::{CertificateRow, Write};
+use crate::store::{IssuedRow, Write};
 
 /// Most certificates that are remembered as verified; past it the memory starts anew.
 const MAX_REMEMBERED: usize = 200_000;
@@ -97,8 +97,8 @@ fn expired(certificate: &Certificate) -> Error {
 ///
 /// # Errors
 /// [`Error::Denied`] for a certificate of our own authority that was never issued here, and for a revoked one.
-pub(super) async fn issuing_record(tx: &mut Write, presented: &Presented) -> Result<Option<CertificateRow>, Error> {
-    match tx.certificate(presented.sha256()).await? {
+pub(super) async fn issuing_record(tx: &mut Write, presented: &Presented) -> Result<Option<IssuedRow>, Error> {
+    match tx.issued(presented.sha256()).await? {
         Some(row) if row.revoked_at.is_some() => {
             Err(Error::Denied(format!("the client certificate ({}) is revoked", row.subject)))
         }

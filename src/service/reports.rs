@@ -2,6 +2,9 @@
 
 mod inventory;
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
 use serde_json::json;
 
 use super::audit::Subject;
@@ -14,7 +17,7 @@ use crate::protocol::Sender;
 use crate::protocol::json::dictionary_to_json;
 use crate::protocol::report::Report;
 use crate::protocol::unreadable::Unreadable;
-use crate::store::{CommandRow, Enrollment, NewReport, Write};
+use crate::store::{CommandRow, Enrollment, Key, NewReport, Write};
 
 /// What a report led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +42,14 @@ pub enum About {
 }
 
 /// What came of a report.
-#[derive(Clone, Copy)]
-enum Heard<'a> {
+enum Heard {
     /// All of it.
-    Read(&'a Report),
+    Read(Report),
     /// The ids alone, and why not the rest.
-    Unread(&'a Unreadable, &'a str),
+    Unread(Unreadable, String),
 }
 
-impl Heard<'_> {
+impl Heard {
     const fn sender(&self) -> &Sender {
         match self {
             Self::Read(report) => &report.sender,
@@ -78,6 +80,24 @@ impl Heard<'_> {
 /// The status under which a report is kept that could not be read.
 const UNREADABLE: &str = "Unreadable";
 
+/// A report with what is kept of it. Made before the transaction, which others share: sealing and converting take longer
+/// than all that is written.
+struct Heeded {
+    arrived: Arrived,
+    heard: Heard,
+    now: Timestamp,
+    /// None for an Idle, of which nothing is kept.
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    id: ReportId,
+    raw_sealed: Vec<u8>,
+    parsed_sealed: Vec<u8>,
+    /// What it tells of the device.
+    told: Option<inventory::Told>,
+}
+
 /// Handles a report and chooses the next command, in one transaction. An Idle with nothing to do is one read and no
 /// write.
 ///
@@ -85,8 +105,25 @@ const UNREADABLE: &str = "Unreadable";
 ///
 /// # Errors
 /// [`Error::Denied`], [`Error::Unrecognized`], [`Error::Unavailable`].
-pub async fn handle(app: &App, arrived: &Arrived<'_>, report: &Report) -> Result<Reply, Error> {
-    answer(app, arrived, Heard::Read(report)).await
+pub async fn handle(app: &App, arrived: Arrived, report: Report) -> Result<Reply, Error> {
+    let now = app.clock.now();
+    let heard = Heard::Read(report);
+    if !heard.is_idle() {
+        return Box::pin(work(app, arrived, heard, now)).await;
+    }
+    let poll = app.store.poll(&heard.sender().apple_id.id, arrived.presented.sha256()).await?.ok_or_else(unknown)?;
+    if poll.state == "removed" {
+        return Err(Error::Unrecognized);
+    }
+    if poll.revoked {
+        return Err(Error::Denied("the client certificate was revoked or replaced".to_owned()));
+    }
+    if poll.pinned && !poll.has_work {
+        app.seen.enrollment(poll.id, now);
+        return Ok(Reply { command: None, about: About::Idle });
+    }
+    // On the heap: what is kept while a report is recorded is large, and would be moved about with each idle poll.
+    Box::pin(work(app, arrived, heard, now)).await
 }
 
 /// Handles a report that cannot be read, because of `why`, but for the ids: the command has failed by that, and the next
@@ -94,67 +131,56 @@ pub async fn handle(app: &App, arrived: &Arrived<'_>, report: &Report) -> Result
 ///
 /// # Errors
 /// As [`handle`].
-pub async fn unreadable(app: &App, arrived: &Arrived<'_>, found: &Unreadable, why: &str) -> Result<Reply, Error> {
+pub async fn unreadable(app: &App, arrived: Arrived, found: Unreadable, why: &str) -> Result<Reply, Error> {
     tracing::info!(command_uuid = found.command_uuid, why, "a report could not be read");
     // The reason may quote the report, and databases refuse NUL.
     let why: String = why.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect();
-    answer(app, arrived, Heard::Unread(found, &why)).await
+    work(app, arrived, Heard::Unread(found, why), app.clock.now()).await
 }
 
-async fn answer(app: &App, arrived: &Arrived<'_>, heard: Heard<'_>) -> Result<Reply, Error> {
-    let now = app.clock.now();
-    let poll = app
-        .store
-        .poll(&heard.sender().apple_id.id, arrived.presented.sha256())
-        .await?
-        .ok_or_else(|| Error::Denied("the device is not enrolled here".to_owned()))?;
-    if poll.state == "removed" {
-        return Err(Error::Unrecognized);
-    }
-    if poll.revoked {
-        return Err(Error::Denied("the client certificate was revoked or replaced".to_owned()));
-    }
-    app.seen.enrollment(poll.id, now);
-    if heard.is_idle() && poll.pinned && !poll.has_work {
-        return Ok(Reply { command: None, about: About::Idle });
-    }
-
-    // On the heap: what is kept while a report is recorded is large, and would be moved about with each idle poll.
-    Box::pin(work(app, arrived, heard, poll.id, now)).await
+fn unknown() -> Error {
+    Error::Denied("the device is not enrolled here".to_owned())
 }
 
 /// Records a report and chooses the next command.
-async fn work(
-    app: &App,
-    arrived: &Arrived<'_>,
-    heard: Heard<'_>,
-    id: EnrollmentId,
-    now: Timestamp,
-) -> Result<Reply, Error> {
-    let is_idle = heard.is_idle();
-    let mut tx = app.store.begin_write().await?;
-    if let Some(device_channel) = &heard.sender().apple_id.parent {
+async fn work(app: &App, arrived: Arrived, heard: Heard, now: Timestamp) -> Result<Reply, Error> {
+    let kept = if heard.is_idle() { None } else { Some(keep(app, &arrived, &heard, now)?) };
+    let keys = vec![Key::of(heard.sender().apple_id.device_channel())];
+    let heeded = Arc::new(Heeded { arrived, heard, now, kept });
+    let (reply, id) = {
+        let app = app.clone();
+        let store = app.store.clone();
+        let work = move |tx| {
+            let (app, heeded) = (app.clone(), Arc::clone(&heeded));
+            async move { within(&app, tx, &heeded).await }.boxed()
+        };
+        store.together(keys, work).await?
+    };
+    app.seen.enrollment(id, now);
+    Ok(reply)
+}
+
+async fn within(app: &App, mut tx: Write, heeded: &Heeded) -> Result<(Reply, EnrollmentId), Error> {
+    let (heard, now) = (&heeded.heard, heeded.now);
+    let apple_id = &heard.sender().apple_id;
+    if let Some(device_channel) = &apple_id.parent {
         // In the order of check-ins, which lock the device channel first: a certificate that is seen for the first time
         // changes rows of the device and of all its users.
         tx.enrollment_for_update(device_channel).await?;
     }
-    let enrollment = tx
-        .enrollment_by_id_for_update(id)
-        .await?
-        .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
+    let mut enrollment = tx.enrollment_for_update(&apple_id.id).await?.ok_or_else(unknown)?;
     if enrollment.state == "removed" {
         return Err(Error::Unrecognized);
     }
-    require_pin(&mut tx, arrived.presented, enrollment.parent_id.unwrap_or(enrollment.id), now).await?;
-    let about = if is_idle { About::Idle } else { record(app, &mut tx, arrived, &enrollment, heard, now).await? };
-    // The report may have ended the enrollment (a wipe).
-    let enrollment = tx
-        .enrollment_by_id_for_update(id)
-        .await?
-        .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
+    let device_channel = enrollment.parent_id.unwrap_or(enrollment.id);
+    require_pin(&mut tx, &heeded.arrived.presented, device_channel, now).await?;
+    let about = match &heeded.kept {
+        None => About::Idle,
+        Some(kept) => record(app, &mut tx, heeded, kept, &mut enrollment).await?,
+    };
     let command = if enrollment.is_enabled() {
         // A device that never said Idle begins with what it says first.
-        let connection = if is_idle || enrollment.connection == 0 {
+        let connection = if heeded.kept.is_none() || enrollment.connection == 0 {
             deliveries::begin_connection(&mut tx, &enrollment, now).await?
         } else {
             enrollment.connection
@@ -168,18 +194,18 @@ async fn work(
         None
     };
     tx.commit().await?;
-    Ok(Reply { command, about })
+    Ok((Reply { command, about }, enrollment.id))
 }
 
-/// Keeps a report and takes its delivery through the transition.
+/// Keeps a report and takes its delivery through the transition. `enrollment` is read anew where the report changed it.
 async fn record(
     app: &App,
     tx: &mut Write,
-    arrived: &Arrived<'_>,
-    enrollment: &Enrollment,
-    heard: Heard<'_>,
-    now: Timestamp,
+    heeded: &Heeded,
+    kept: &Kept,
+    enrollment: &mut Enrollment,
 ) -> Result<About, Error> {
+    let (heard, now) = (&heeded.heard, heeded.now);
     let command_uuid = heard.command_uuid();
     let command_id = command_uuid.and_then(|text| text.parse::<CommandId>().ok());
     let delivery = match command_id {
@@ -208,8 +234,21 @@ async fn record(
         return Ok(About::Repeated);
     }
     let Some(mut next) = step(&delivery, transition, now) else { return Ok(About::Repeated) };
-    let id = keep(app, tx, arrived, enrollment.id, delivery.command_id, heard, now).await?;
-    next.report_id = Some(id);
+    tx.insert_report(
+        &NewReport {
+            enrollment_id: enrollment.id,
+            id: kept.id,
+            command_id: Some(delivery.command_id),
+            command_uuid,
+            status: heard.status(),
+            size_bytes: i64::try_from(heeded.arrived.raw.len()).unwrap_or(i64::MAX),
+            raw_sealed: &kept.raw_sealed,
+            parsed_sealed: &kept.parsed_sealed,
+        },
+        now,
+    )
+    .await?;
+    next.report_id = Some(kept.id);
     next.connection = enrollment.connection;
     if transition != Transition::Defer {
         next.answered_at = Some(now);
@@ -238,7 +277,13 @@ async fn record(
     {
         match heard {
             Heard::Read(report) if transition == Transition::Acknowledge => {
-                consequences(app, tx, enrollment, &command, report, now).await?;
+                let told = kept.told.as_ref().filter(|told| told.request_type == command.request_type);
+                if consequences(app, tx, enrollment, &command, report, told, now).await? {
+                    *enrollment = tx
+                        .enrollment_by_id_for_update(enrollment.id)
+                        .await?
+                        .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
+                }
             }
             _ => renewal::failed(tx, &command, enrollment.id, &why, now).await?,
         }
@@ -246,52 +291,34 @@ async fn record(
     Ok(About::Command)
 }
 
-/// Keeps a report as it came and as it was read.
-async fn keep(
-    app: &App,
-    tx: &mut Write,
-    arrived: &Arrived<'_>,
-    enrollment: EnrollmentId,
-    command: CommandId,
-    heard: Heard<'_>,
-    now: Timestamp,
-) -> Result<ReportId, Error> {
+/// A report as it is kept: as it came and as it was read.
+fn keep(app: &App, arrived: &Arrived, heard: &Heard, now: Timestamp) -> Result<Kept, Error> {
     let id = ReportId::new(now, &*app.random);
-    let raw = app.seal(&raw_context(id), arrived.raw)?;
-    let parsed = match heard {
-        Heard::Read(report) => dictionary_to_json(&report.body),
-        Heard::Unread(..) => json!({}),
+    let raw_sealed = app.seal(&raw_context(id), &arrived.raw)?;
+    let (parsed, told) = match heard {
+        Heard::Read(report) => (dictionary_to_json(&report.body), inventory::Told::of(report)),
+        Heard::Unread(..) => (json!({}), None),
     };
-    let parsed = app.seal(&parsed_context(id), parsed.to_string().as_bytes())?;
-    tx.insert_report(
-        &NewReport {
-            enrollment_id: enrollment,
-            id,
-            command_id: Some(command),
-            command_uuid: heard.command_uuid(),
-            status: heard.status(),
-            size_bytes: i64::try_from(arrived.raw.len()).unwrap_or(i64::MAX),
-            raw_sealed: &raw,
-            parsed_sealed: &parsed,
-        },
-        now,
-    )
-    .await?;
-    Ok(id)
+    let parsed_sealed = app.seal(&parsed_context(id), parsed.to_string().as_bytes())?;
+    Ok(Kept { id, raw_sealed, parsed_sealed, told })
 }
 
-/// What follows from a command that was done.
+/// What follows from a command that was done. True: the enrollment's row may be another now.
 async fn consequences(
     app: &App,
     tx: &mut Write,
     enrollment: &Enrollment,
     command: &CommandRow,
     report: &Report,
+    told: Option<&inventory::Told>,
     now: Timestamp,
-) -> Result<(), Error> {
-    inventory::take_over(tx, enrollment, &command.request_type, &report.body, now).await?;
+) -> Result<bool, Error> {
+    let mut is_changed = false;
+    if let Some(told) = told {
+        is_changed = inventory::take_over(tx, enrollment, told, &report.body, now).await?;
+    }
     if command.request_type != "EraseDevice" || enrollment.parent_id.is_some() {
-        return Ok(());
+        return Ok(is_changed);
     }
     // The device erases itself now and forgets that it was managed: nothing more is for it until it enrolls anew.
     for user in tx.user_channels_for_update(enrollment.id).await? {
@@ -302,7 +329,8 @@ async fn consequences(
     tx.close_enrollment(enrollment.id, "disabled", now).await?;
     let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
     let detail = json!({"command": command.id});
-    app.audit(tx, &Actor::device(&enrollment.apple_id), "device.wiped", subject, &detail, now).await
+    app.audit(tx, &Actor::device(&enrollment.apple_id), "device.wiped", subject, &detail, now).await?;
+    Ok(true)
 }
 
 /// The place for which a raw report is sealed.

@@ -87,8 +87,9 @@ impl Read {
 impl Write {
     /// Adds a row, in the transaction of the change that it tells of.
     pub async fn insert_audit(&mut self, row: &AuditRow) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO audit (id, at, actor_kind, actor, actor_token, action, subject_kind, subject, detail,
                                 request_id, address)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",

@@ -23,6 +23,19 @@ pub struct CertificateRow {
     pub revoked_reason: Option<String>,
 }
 
+/// What the issuing record of a certificate says about where it belongs.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct IssuedRow {
+    pub subject: String,
+    pub challenge_id: Option<ChallengeId>,
+    pub enrollment_id: Option<EnrollmentId>,
+    pub generation: Option<i64>,
+    pub revoked_at: Option<Timestamp>,
+}
+
+columns!(IssuedRow, issued_columns: subject, challenge_id, enrollment_id, generation, revoked_at);
+
 /// A pin: an enrollment may authenticate with this certificate.
 #[derive(Clone, Debug, FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -34,6 +47,8 @@ pub struct PinRow {
     pub pinned_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
 }
+
+columns!(PinRow, pin_columns: enrollment_id, sha256, authority_id, not_after, pinned_at, revoked_at);
 
 /// A pin with what the issuing record knows of it, for showing.
 #[derive(Clone, Debug, FromRow)]
@@ -127,6 +142,11 @@ impl Read {
         on!(self, fetch_optional, query_as("SELECT * FROM certificates WHERE sha256 = $1", sha256))
     }
 
+    /// Where a certificate that was issued here belongs.
+    pub async fn issued(&mut self, sha256: Sha256) -> Result<Option<IssuedRow>, StoreError> {
+        hot!(self, first, concat!("SELECT ", issued_columns!(), " FROM certificates WHERE sha256 = $1"), sha256)
+    }
+
     /// The certificate that a challenge gave to this key already.
     pub async fn certificate_for_key(
         &mut self,
@@ -146,22 +166,26 @@ impl Read {
 
     /// The enrollments that a certificate is pinned to and not revoked for.
     pub async fn pins_of_certificate(&mut self, sha256: Sha256) -> Result<Vec<PinRow>, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_all,
-            query_as(
-                "SELECT * FROM identities WHERE sha256 = $1 AND revoked_at IS NULL ORDER BY enrollment_id LIMIT 10",
-                sha256
-            )
+            all,
+            concat!(
+                "SELECT ",
+                pin_columns!(),
+                " FROM identities WHERE sha256 = $1 AND revoked_at IS NULL ORDER BY enrollment_id LIMIT 10"
+            ),
+            sha256
         )
     }
 
     /// One pin, revoked or not.
     pub async fn pin(&mut self, enrollment: EnrollmentId, sha256: Sha256) -> Result<Option<PinRow>, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_optional,
-            query_as("SELECT * FROM identities WHERE enrollment_id = $1 AND sha256 = $2", enrollment, sha256)
+            first,
+            concat!("SELECT ", pin_columns!(), " FROM identities WHERE enrollment_id = $1 AND sha256 = $2"),
+            enrollment,
+            sha256
         )
     }
 
@@ -235,8 +259,9 @@ impl Write {
 
     /// Notes which enrollment a certificate turned out to be for, in its present generation.
     pub async fn link_certificate(&mut self, sha256: Sha256, enrollment: EnrollmentId) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "UPDATE certificates
                 SET enrollment_id = $2, generation = (SELECT e.generation FROM enrollments e WHERE e.id = $2)
               WHERE sha256 = $1",
@@ -255,8 +280,9 @@ impl Write {
         not_after: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO identities (enrollment_id, sha256, authority_id, not_after, pinned_at)
              VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (enrollment_id, sha256) DO UPDATE SET pinned_at = excluded.pinned_at, revoked_at = NULL",

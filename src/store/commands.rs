@@ -28,6 +28,8 @@ pub struct CommandRow {
     pub cancelled_at: Option<Timestamp>,
 }
 
+columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at);
+
 /// A command without its payload, for showing.
 #[derive(Clone, Debug, FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -104,7 +106,7 @@ pub struct NewCommand<'a> {
 impl Read {
     /// The command with this id.
     pub async fn command(&mut self, id: CommandId) -> Result<Option<CommandRow>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM commands WHERE id = $1", id))
+        hot!(self, first, concat!("SELECT ", command_columns!(), " FROM commands WHERE id = $1"), id)
     }
 
     /// A command without its payload.
@@ -196,16 +198,21 @@ impl Read {
 
     /// The commands for all that an enrollment has not been served yet, oldest first, cancelled and expired ones too.
     pub async fn commands_for_all_after(&mut self, cursor: i64) -> Result<Vec<CommandRow>, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_all,
-            query_as("SELECT * FROM commands WHERE fleet_number > $1 ORDER BY fleet_number LIMIT 1000", cursor)
+            all,
+            concat!(
+                "SELECT ",
+                command_columns!(),
+                " FROM commands WHERE fleet_number > $1 ORDER BY fleet_number LIMIT 1000"
+            ),
+            cursor
         )
     }
 
     /// Whether there is a command for all that an enrollment has not been served yet.
     pub async fn has_commands_for_all_after(&mut self, cursor: i64) -> Result<bool, StoreError> {
-        on!(self, fetch_one, query_scalar("SELECT EXISTS (SELECT 1 FROM commands WHERE fleet_number > $1)", cursor))
+        hot!(self, one, "SELECT EXISTS (SELECT 1 FROM commands WHERE fleet_number > $1)", cursor)
     }
 
     /// The next enabled device channels that a command for all is yet to be given to, by id; with `queued_of`, its id, also
@@ -239,8 +246,9 @@ impl Read {
 impl Write {
     /// Adds a command.
     pub async fn insert_command(&mut self, new: &NewCommand<'_>, now: Timestamp) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO commands (id, verb, request_type, payload_sealed, fills, summary, resend, priority, internal,
                                    target, target_count, fleet_number, materialized, created_at, created_by, expires_at,
                                    destruction)

@@ -1,6 +1,7 @@
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -10,8 +11,12 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Connection as _, Postgres, Sqlite, Transaction};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::StoreError;
+use super::hot::{self, Exclusive, Member, Outcome, Statement, Together, Value};
 use super::polls::Polls;
 use super::readers::{Reader, Readers};
 
@@ -46,6 +51,7 @@ pub struct Store {
     db: Db,
     options: Options,
     pub(super) polls: Polls,
+    pub(super) together: Together,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +60,10 @@ enum Db {
     Sqlite {
         read: Readers,
         write: SqlitePool,
+        /// What devices ask for without writing.
+        quick: hot::Readers,
+        /// Whoever writes has it: this connection, or that of the transactions which devices share.
+        turn: Arc<Semaphore>,
     },
     Postgres(PgPool),
 }
@@ -69,15 +79,20 @@ pub struct Write(Read);
 #[derive(Debug)]
 enum Held {
     SqliteRead(Reader),
-    SqliteWrite(Transaction<'static, Sqlite>),
+    /// With the turn to write.
+    SqliteWrite(Transaction<'static, Sqlite>, OwnedSemaphorePermit),
     PostgresRead(PoolConnection<Postgres>),
     PostgresWrite(Transaction<'static, Postgres>),
+    /// A place in a transaction that several share.
+    Member(Member),
 }
 
 /// The connection beneath, for the `on!` macro.
 pub(super) enum Connection<'c> {
     Sqlite(&'c mut SqliteConnection),
     Postgres(&'c mut PgConnection),
+    /// There is none: the statement needs a transaction of its own, which the error makes sure of.
+    Shared(StoreError),
 }
 
 /// SQLite has one writer and so no row locks: the clause is left out there.
@@ -115,7 +130,7 @@ impl Store {
         } else {
             return Err(StoreError::Open("database.url must begin with sqlite: or postgres://".to_owned()));
         };
-        Ok(Self { db, options, polls: Polls::default() })
+        Ok(Self { db, options, polls: Polls::default(), together: Together::new() })
     }
 
     async fn connect_sqlite(options: &Options, create: bool) -> Result<Db, StoreError> {
@@ -127,7 +142,8 @@ impl Store {
             .busy_timeout(WAIT)
             .foreign_keys(true)
             .disable_statement_logging();
-        let path = base.get_filename().display().to_string();
+        let base_path = base.get_filename().to_owned();
+        let path = base_path.display().to_string();
         let write = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(WAIT)
@@ -137,7 +153,8 @@ impl Store {
         let count = usize::try_from(options.max_connections.clamp(2, 8)).unwrap_or(2);
         let reading = base.pragma("query_only", "ON").pragma("cache_size", READ_CACHE);
         let read = Readers::new(reading, count, WAIT);
-        Ok(Db::Sqlite { read, write })
+        let quick = hot::Readers::new(base_path.as_ref());
+        Ok(Db::Sqlite { read, write, quick, turn: Arc::new(Semaphore::new(1)) })
     }
 
     /// Brings the tables up to this version; does nothing when they are.
@@ -204,7 +221,11 @@ impl Store {
     /// [`StoreError::Unavailable`].
     pub async fn begin_write(&self) -> Result<Write, StoreError> {
         Ok(Write(Read(match &self.db {
-            Db::Sqlite { write, .. } => Held::SqliteWrite(begin_immediate(write).await?),
+            Db::Sqlite { write, turn, .. } => {
+                let turn = timeout(WAIT, Arc::clone(turn).acquire_owned()).await;
+                let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+                Held::SqliteWrite(begin_immediate(write).await?, turn)
+            }
             Db::Postgres(pool) => Held::PostgresWrite(pool.begin().await?),
         })))
     }
@@ -246,6 +267,31 @@ impl Store {
         Ok(())
     }
 
+    pub(super) const fn postgres(&self) -> Option<&PgPool> {
+        match &self.db {
+            Db::Sqlite { .. } => None,
+            Db::Postgres(pool) => Some(pool),
+        }
+    }
+
+    /// The file of an SQLite database, and what whoever writes to it has to have.
+    pub(super) fn sqlite_turn(&self) -> Option<(PathBuf, Arc<Semaphore>)> {
+        match &self.db {
+            Db::Sqlite { write, turn, .. } => {
+                Some((write.connect_options().get_filename().to_owned(), Arc::clone(turn)))
+            }
+            Db::Postgres(_) => None,
+        }
+    }
+
+    /// Reads an SQLite database here and now.
+    pub(super) const fn quick(&self) -> Option<&hot::Readers> {
+        match &self.db {
+            Db::Sqlite { quick, .. } => Some(quick),
+            Db::Postgres(_) => None,
+        }
+    }
+
     /// `sqlite` or `postgres`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -258,7 +304,8 @@ impl Store {
     /// Closes all connections; those in use are waited for.
     pub async fn close(&self) {
         match &self.db {
-            Db::Sqlite { read, write } => {
+            Db::Sqlite { read, write, quick, .. } => {
+                quick.close();
                 read.close().await;
                 write.close().await;
             }
@@ -296,22 +343,76 @@ impl Read {
     /// One of the two forms of a text whose lock stands inside it.
     pub(super) const fn choose(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match &self.0 {
-            Held::SqliteRead(_) | Held::SqliteWrite(_) => sqlite,
+            Held::SqliteRead(_) | Held::SqliteWrite(..) => sqlite,
             Held::PostgresRead(_) | Held::PostgresWrite(_) => postgres,
+            Held::Member(member) => {
+                if member.is_sqlite() {
+                    sqlite
+                } else {
+                    postgres
+                }
+            }
         }
     }
 
     pub(super) fn connection(&mut self) -> Connection<'_> {
         match &mut self.0 {
             Held::SqliteRead(c) => Connection::Sqlite(c),
-            Held::SqliteWrite(c) => Connection::Sqlite(c),
+            Held::SqliteWrite(c, _) => Connection::Sqlite(c),
             Held::PostgresRead(c) => Connection::Postgres(c),
             Held::PostgresWrite(c) => Connection::Postgres(c),
+            Held::Member(member) => Connection::Shared(member.refuse()),
         }
+    }
+
+    /// Runs a statement that can be shared.
+    pub(super) async fn ask(
+        &mut self,
+        statement: &'static Statement,
+        arguments: Vec<Value>,
+    ) -> Result<Outcome, StoreError> {
+        match &mut self.0 {
+            Held::SqliteRead(c) => hot::by_sqlx(c, statement, arguments).await,
+            Held::SqliteWrite(c, _) => hot::by_sqlx(c, statement, arguments).await,
+            Held::PostgresRead(c) => hot::for_one(c, statement, arguments).await,
+            Held::PostgresWrite(c) => hot::for_one(c, statement, arguments).await,
+            Held::Member(member) => member.ask(statement, arguments).await,
+        }
+    }
+
+    /// Runs a statement that reads, for many at once: what it led to for each, in their order.
+    pub(super) async fn ask_many(
+        &mut self,
+        statement: &'static Statement,
+        arguments: Vec<Vec<Value>>,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        if let Held::PostgresRead(connection) = &mut self.0 {
+            let outcomes = hot::for_many(connection, statement, arguments).await?;
+            return outcomes.ok_or_else(|| StoreError::Broken("rows are missing".to_owned()));
+        }
+        let mut outcomes = Vec::with_capacity(arguments.len());
+        for arguments in arguments {
+            outcomes.push(self.ask(statement, arguments).await?);
+        }
+        Ok(outcomes)
     }
 }
 
 impl Write {
+    /// A place in a transaction that several share.
+    pub(super) const fn of_member(member: Member) -> Self {
+        Self(Read(Held::Member(member)))
+    }
+
+    /// While the result is there, nobody else who shares this transaction has one for the same thing. For what is read,
+    /// decided on and written, and is neither a device nor a certificate: with others it is a matter of row locks.
+    pub async fn exclusive(&self, what: Uuid) -> Exclusive {
+        match &self.0.0 {
+            Held::Member(member) => member.exclusive(what).await,
+            _ => Exclusive::nobody(),
+        }
+    }
+
     /// Makes the change durable. After an error nothing of it is there (or, when the connection broke during the
     /// commit itself, all of it: callers are idempotent).
     ///
@@ -319,8 +420,9 @@ impl Write {
     /// [`StoreError::Unavailable`].
     pub async fn commit(self) -> Result<(), StoreError> {
         match self.0.0 {
-            Held::SqliteWrite(tx) => tx.commit().await?,
+            Held::SqliteWrite(tx, _turn) => tx.commit().await?,
             Held::PostgresWrite(tx) => tx.commit().await?,
+            Held::Member(member) => member.commit(),
             Held::SqliteRead(_) | Held::PostgresRead(_) => {}
         }
         Ok(())

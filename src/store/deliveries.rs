@@ -26,6 +26,8 @@ pub struct Delivery {
     pub report_id: Option<ReportId>,
 }
 
+columns!(Delivery, delivery_columns: enrollment_id, command_id, generation, state, priority, resend, connection, attempts, revision, queued_at, sent_at, answered_at, updated_at, expires_at, error, report_id);
+
 /// A delivery with its command and device, for showing.
 #[derive(Clone, Debug, FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -72,33 +74,54 @@ macro_rules! delivery_list {
 // What the connections of a device read. Its history grows for years, so each goes by an index of what is open; that
 // SQLite takes it is tested.
 
-pub(super) const OFFERABLE: &str = "SELECT * FROM deliveries
+pub(super) const OFFERABLE: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries
       WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND connection < $2
         AND (state <> 'sent' OR attempts < $3)
-      ORDER BY priority, queued_at, command_id LIMIT $4";
+      ORDER BY priority, queued_at, command_id LIMIT $4"
+);
 
-pub(super) const UNANSWERED: &str = "SELECT * FROM deliveries
+pub(super) const UNANSWERED: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries
       WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND connection < $2
         AND state = 'sent' AND attempts >= $3
-      ORDER BY priority, queued_at, command_id LIMIT $4";
+      ORDER BY priority, queued_at, command_id LIMIT $4"
+);
 
 /// In the order of the index: sorted by time, SQLite would read the whole history.
-pub(super) const OFFERED: &str = "SELECT * FROM deliveries
+pub(super) const OFFERED: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries
       WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND state = 'sent' AND connection = $2
-      ORDER BY priority, queued_at, command_id LIMIT 1000";
+      ORDER BY priority, queued_at, command_id LIMIT 1000"
+);
 
 /// The least priority, where any would do: with `EXISTS` SQLite takes the primary key and reads the whole history.
 pub(super) const HAS_OPEN: &str = "SELECT MIN(priority) IS NOT NULL FROM deliveries
       WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')";
 
-pub(super) const SENT_BY_ADMIN_ONLY: &str = "SELECT * FROM deliveries
+pub(super) const SENT_BY_ADMIN_ONLY: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries
       WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')
         AND state = 'sent' AND resend = 'by_admin_only'
-      ORDER BY priority, queued_at, command_id LIMIT $2";
+      ORDER BY priority, queued_at, command_id LIMIT $2"
+);
 
-pub(super) const SENT_OF_VERB: &str = "SELECT d.* FROM deliveries d JOIN commands c ON c.id = d.command_id
-      WHERE d.enrollment_id = $1 AND d.state IN ('queued', 'sent', 'not_now') AND d.state = 'sent' AND c.verb = $2
-      ORDER BY d.priority, d.queued_at, d.command_id LIMIT $3";
+pub(super) const SENT_OF_VERB: &str = concat!(
+    "SELECT ",
+    delivery_columns!(),
+    " FROM deliveries
+      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now') AND state = 'sent'
+        AND (SELECT c.verb FROM commands c WHERE c.id = command_id) = $2
+      ORDER BY priority, queued_at, command_id LIMIT $3"
+);
 
 /// Two parts, each with its index: what waits for an admin may wait for long, and stays out of that of what is open.
 pub(super) const UNFINISHED: &str = "SELECT * FROM deliveries
@@ -123,10 +146,12 @@ impl Read {
         enrollment: EnrollmentId,
         command: CommandId,
     ) -> Result<Option<Delivery>, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_optional,
-            query_as("SELECT * FROM deliveries WHERE enrollment_id = $1 AND command_id = $2", enrollment, command)
+            first,
+            concat!("SELECT ", delivery_columns!(), " FROM deliveries WHERE enrollment_id = $1 AND command_id = $2"),
+            enrollment,
+            command
         )
     }
 
@@ -140,7 +165,7 @@ impl Read {
         patience: i64,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(self, fetch_all, query_as(OFFERABLE, enrollment, connection, patience, limit))
+        hot!(self, all, OFFERABLE, enrollment, connection, patience, limit)
     }
 
     /// What [`Read::offerable_deliveries`] leaves out.
@@ -151,7 +176,7 @@ impl Read {
         patience: i64,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(self, fetch_all, query_as(UNANSWERED, enrollment, connection, patience, limit))
+        hot!(self, all, UNANSWERED, enrollment, connection, patience, limit)
     }
 
     /// What was handed over last in this connection and is not answered.
@@ -160,13 +185,13 @@ impl Read {
         enrollment: EnrollmentId,
         connection: i64,
     ) -> Result<Option<Delivery>, StoreError> {
-        let offered: Vec<Delivery> = on!(self, fetch_all, query_as(OFFERED, enrollment, connection))?;
+        let offered: Vec<Delivery> = hot!(self, all, OFFERED, enrollment, connection)?;
         Ok(offered.into_iter().max_by_key(|delivery| (delivery.sent_at, delivery.command_id)))
     }
 
     /// Whether anything is open for an enrollment (queued, sent, not now).
     pub async fn has_open_deliveries(&mut self, enrollment: EnrollmentId) -> Result<bool, StoreError> {
-        on!(self, fetch_one, query_scalar(HAS_OPEN, enrollment))
+        hot!(self, one, HAS_OPEN, enrollment)
     }
 
     /// What was handed over and not answered, and must not be handed over again without an admin.
@@ -175,7 +200,7 @@ impl Read {
         enrollment: EnrollmentId,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(self, fetch_all, query_as(SENT_BY_ADMIN_ONLY, enrollment, limit))
+        hot!(self, all, SENT_BY_ADMIN_ONLY, enrollment, limit)
     }
 
     /// What was handed over and not answered, of commands with this verb.
@@ -185,7 +210,7 @@ impl Read {
         verb: &str,
         limit: i64,
     ) -> Result<Vec<Delivery>, StoreError> {
-        on!(self, fetch_all, query_as(SENT_OF_VERB, enrollment, verb, limit))
+        hot!(self, all, SENT_OF_VERB, enrollment, verb, limit)
     }
 
     /// The deliveries of a command that wait for an admin and could be handed over again (those of the present
@@ -353,8 +378,9 @@ impl Read {
 impl Write {
     /// Makes a delivery, queued. False: it is there already.
     pub async fn insert_delivery(&mut self, new: &Delivery) -> Result<bool, StoreError> {
-        let added = run!(
+        let added = hot!(
             self,
+            change,
             "INSERT INTO deliveries (enrollment_id, command_id, generation, state, priority, resend, connection,
                                      attempts, revision, queued_at, updated_at, expires_at)
              VALUES ($1, $2, $3, 'queued', $4, $5, 0, 0, 1, $6, $6, $7)
@@ -377,8 +403,9 @@ impl Write {
     /// Writes a delivery that went through a transition, and the step itself. The revision says from which state of
     /// the row the caller decided: false when it is another by now, and then nothing was written.
     pub async fn update_delivery(&mut self, next: &Delivery, detail: Option<&str>) -> Result<bool, StoreError> {
-        let changed = run!(
+        let changed = hot!(
             self,
+            change,
             "UPDATE deliveries
                 SET state = $4, connection = $5, attempts = $6, sent_at = $7, answered_at = $8, error = $9,
                     report_id = $10, updated_at = $11, revision = $3
@@ -430,8 +457,9 @@ impl Write {
         at: Timestamp,
         detail: Option<&str>,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO delivery_transitions (enrollment_id, command_id, revision, state, at, detail)
              VALUES ($1, $2, $3, $4, $5, $6)",
             enrollment,

@@ -189,23 +189,33 @@ impl Read {
 impl Write {
     /// A new device of Apple's, with nothing known but what the message tells.
     pub async fn insert_device(&mut self, id: DeviceId, facts: &DeviceFacts, now: Timestamp) -> Result<(), StoreError> {
-        run!(
-            self,
-            "INSERT INTO devices (id, platform, udid, apple_enrollment_id, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $5)",
+        hot!(self, change,
+            "INSERT INTO devices (id, platform, udid, apple_enrollment_id, serial, name, model, model_name, product_name,
+                                  os_version, build_version, imei, supervised, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
             id,
             Platform::Apple.as_str(),
             facts.udid.as_deref(),
             facts.apple_enrollment_id.as_deref(),
+            facts.serial.as_deref(),
+            facts.name.as_deref(),
+            facts.model.as_deref(),
+            facts.model_name.as_deref(),
+            facts.product_name.as_deref(),
+            facts.os_version.as_deref(),
+            facts.build_version.as_deref(),
+            facts.imei.as_deref(),
+            facts.supervised,
             now
-        )?;
-        self.update_device(id, facts, now).await
+        )
+        .map(drop)
     }
 
     /// Takes over what a message told; keeps the rest.
     pub async fn update_device(&mut self, id: DeviceId, facts: &DeviceFacts, now: Timestamp) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "UPDATE devices
                 SET serial = COALESCE($2, serial), name = COALESCE($3, name), model = COALESCE($4, model),
                     model_name = COALESCE($5, model_name), product_name = COALESCE($6, product_name),
@@ -237,8 +247,9 @@ impl Write {
         user_email: Option<&str>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "UPDATE devices
                 SET link_id = $2, user_name = $3, user_email = $4, removed_at = NULL, updated_at = $5
               WHERE id = $1",

@@ -36,6 +36,8 @@ pub struct Enrollment {
     pub updated_at: Timestamp,
 }
 
+columns!(Enrollment, enrollment_columns: id, device_id, parent_id, apple_id, kind, state, generation, topic, push_token, push_magic, token_at, token_tally, awaiting_configuration, user_short_name, user_long_name, connection, fleet_cursor, link_id, challenge_id, terms, authenticated_at, enabled_at, disabled_at, reenroll_approved_until, last_seen_at, created_at, updated_at);
+
 impl Enrollment {
     /// Whether it may be pushed to and gets commands.
     #[must_use]
@@ -65,7 +67,7 @@ impl Read {
 
     /// The enrollment with this id.
     pub async fn enrollment(&mut self, id: EnrollmentId) -> Result<Option<Enrollment>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM enrollments WHERE id = $1", id))
+        hot!(self, first, concat!("SELECT ", enrollment_columns!(), " FROM enrollments WHERE id = $1"), id)
     }
 
     /// All channels of a device, the device channel first.
@@ -93,12 +95,17 @@ impl Read {
 impl Write {
     /// The enrollment that Apple's id names, locked until the end of the transaction.
     pub async fn enrollment_for_update(&mut self, apple_id: &str) -> Result<Option<Enrollment>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM enrollments WHERE apple_id = $1 FOR UPDATE", apple_id))
+        hot!(
+            self,
+            first,
+            concat!("SELECT ", enrollment_columns!(), " FROM enrollments WHERE apple_id = $1 FOR UPDATE"),
+            apple_id
+        )
     }
 
     /// The enrollment with this id, locked until the end of the transaction.
     pub async fn enrollment_by_id_for_update(&mut self, id: EnrollmentId) -> Result<Option<Enrollment>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM enrollments WHERE id = $1 FOR UPDATE", id))
+        hot!(self, first, concat!("SELECT ", enrollment_columns!(), " FROM enrollments WHERE id = $1 FOR UPDATE"), id)
     }
 
     /// The user channels of a device channel, locked until the end of the transaction.
@@ -119,8 +126,9 @@ impl Write {
         apple_id: &AppleId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO enrollments (id, device_id, parent_id, apple_id, kind, state, generation, token_tally,
                                       awaiting_configuration, connection, terms, authenticated_at, last_seen_at,
                                       created_at, updated_at)
@@ -161,7 +169,7 @@ impl Write {
         link: Option<LinkId>,
         challenge: Option<ChallengeId>,
     ) -> Result<(), StoreError> {
-        run!(self, "UPDATE enrollments SET link_id = $2, challenge_id = $3 WHERE id = $1", id, link, challenge)
+        hot!(self, change, "UPDATE enrollments SET link_id = $2, challenge_id = $3 WHERE id = $1", id, link, challenge)
             .map(drop)
     }
 
@@ -172,23 +180,21 @@ impl Write {
         push: &PushFacts<'_>,
         now: Timestamp,
     ) -> Result<i64, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_one,
-            query_scalar(
-                "UPDATE enrollments
+            one,
+            "UPDATE enrollments
                     SET push_token = $2, push_magic = $3, topic = $4, awaiting_configuration = $5, token_at = $6,
                         state = 'enabled', enabled_at = COALESCE(enabled_at, $6), disabled_at = NULL,
                         token_tally = token_tally + 1, last_seen_at = $6, updated_at = $6
                   WHERE id = $1
               RETURNING token_tally",
-                id,
-                push.token,
-                push.magic,
-                push.topic,
-                push.awaiting_configuration,
-                now
-            )
+            id,
+            push.token,
+            push.magic,
+            push.topic,
+            push.awaiting_configuration,
+            now
         )
     }
 
@@ -236,14 +242,12 @@ impl Write {
 
     /// Begins the next connection of an enrollment; returns its number.
     pub async fn begin_connection(&mut self, id: EnrollmentId, now: Timestamp) -> Result<i64, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_one,
-            query_scalar(
-                "UPDATE enrollments SET connection = connection + 1, last_seen_at = $2 WHERE id = $1 RETURNING connection",
-                id,
-                now
-            )
+            one,
+            "UPDATE enrollments SET connection = connection + 1, last_seen_at = $2 WHERE id = $1 RETURNING connection",
+            id,
+            now
         )
     }
 
@@ -267,8 +271,9 @@ impl Write {
         sealed: &[u8],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO escrow (enrollment_id, generation, kind, value_sealed, stored_at) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (enrollment_id, generation, kind)
              DO UPDATE SET value_sealed = excluded.value_sealed, stored_at = excluded.stored_at",
@@ -306,8 +311,9 @@ impl Write {
         sealed: &[u8],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO check_ins (enrollment_id, message_type, raw_sealed, received_at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (enrollment_id, message_type)
              DO UPDATE SET raw_sealed = excluded.raw_sealed, received_at = excluded.received_at",
@@ -328,15 +334,13 @@ impl Read {
         generation: i64,
         kind: &'static str,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_optional,
-            query_scalar(
-                "SELECT value_sealed FROM escrow WHERE enrollment_id = $1 AND generation = $2 AND kind = $3",
-                id,
-                generation,
-                kind
-            )
+            first,
+            "SELECT value_sealed FROM escrow WHERE enrollment_id = $1 AND generation = $2 AND kind = $3",
+            id,
+            generation,
+            kind
         )
     }
 

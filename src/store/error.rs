@@ -50,6 +50,13 @@ fn of_database(error: &dyn DatabaseError) -> StoreError {
     if passes { StoreError::Unavailable(text) } else { StoreError::Broken(text) }
 }
 
+/// For the macros, which make errors of ours of those of the library.
+impl From<StoreError> for sqlx::Error {
+    fn from(error: StoreError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {

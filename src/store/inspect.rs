@@ -76,6 +76,7 @@ impl Read {
     pub async fn clock(&mut self) -> Result<Option<Timestamp>, StoreError> {
         match self.connection() {
             Connection::Sqlite(_) => Ok(None),
+            Connection::Shared(refused) => Err(refused),
             Connection::Postgres(c) => {
                 let now = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
                 Ok(Some(sqlx::query_scalar(now).fetch_one(c).await?))

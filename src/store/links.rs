@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 
+use super::hot::Statement;
 use super::{Read, StoreError, Write};
 use crate::model::{ChallengeId, EnrollmentId, LinkId, Sha256, Timestamp};
 
@@ -20,6 +21,8 @@ pub struct Link {
     pub created_by: String,
     pub revoked_at: Option<Timestamp>,
 }
+
+columns!(Link, link_columns: id, name, code_hash, uses_allowed, uses_count, user_name, user_email, expires_at, created_at, created_by, revoked_at);
 
 /// A SCEP challenge's row.
 #[derive(Clone, Debug, FromRow)]
@@ -41,6 +44,8 @@ pub struct Challenge {
     pub reserved_until: Option<Timestamp>,
     pub counted_at: Option<Timestamp>,
 }
+
+columns!(Challenge, challenge_columns: id, hash, purpose, name, link_id, enrollment_id, generation, terms, uses_allowed, uses_count, created_at, created_by, expires_at, reserved_until, counted_at);
 
 /// A challenge to be made.
 #[derive(Clone, Debug)]
@@ -67,7 +72,7 @@ impl Read {
 
     /// The link with this id.
     pub async fn link(&mut self, id: LinkId) -> Result<Option<Link>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM enrollment_links WHERE id = $1", id))
+        hot!(self, first, concat!("SELECT ", link_columns!(), " FROM enrollment_links WHERE id = $1"), id)
     }
 
     /// At most `limit` links that were made before `before`, newest first.
@@ -85,14 +90,12 @@ impl Read {
 
     /// How many uses of a link are held by certificates that were issued and not yet counted.
     pub async fn reserved_uses(&mut self, id: LinkId, now: Timestamp) -> Result<i64, StoreError> {
-        on!(
+        hot!(
             self,
-            fetch_one,
-            query_scalar(
-                "SELECT COUNT(*) FROM challenges WHERE link_id = $1 AND counted_at IS NULL AND reserved_until > $2",
-                id,
-                now
-            )
+            one,
+            "SELECT COUNT(*) FROM challenges WHERE link_id = $1 AND counted_at IS NULL AND reserved_until > $2",
+            id,
+            now
         )
     }
 
@@ -147,7 +150,7 @@ impl Read {
 
     /// The challenge with this id.
     pub async fn challenge(&mut self, id: ChallengeId) -> Result<Option<Challenge>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM challenges WHERE id = $1", id))
+        hot!(self, first, concat!("SELECT ", challenge_columns!(), " FROM challenges WHERE id = $1"), id)
     }
 }
 
@@ -174,7 +177,7 @@ impl Write {
 
     /// The link with this id, locked until the end of the transaction.
     pub async fn link_for_update(&mut self, id: LinkId) -> Result<Option<Link>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM enrollment_links WHERE id = $1 FOR UPDATE", id))
+        hot!(self, first, concat!("SELECT ", link_columns!(), " FROM enrollment_links WHERE id = $1 FOR UPDATE"), id)
     }
 
     /// Ends a link. False: there is none, or it was ended before.
@@ -213,12 +216,12 @@ impl Write {
 
     /// The challenge with this id, locked until the end of the transaction.
     pub async fn challenge_by_id_for_update(&mut self, id: ChallengeId) -> Result<Option<Challenge>, StoreError> {
-        on!(self, fetch_optional, query_as("SELECT * FROM challenges WHERE id = $1 FOR UPDATE", id))
+        hot!(self, first, concat!("SELECT ", challenge_columns!(), " FROM challenges WHERE id = $1 FOR UPDATE"), id)
     }
 
     /// Holds the use of a link, for a certificate of this challenge, until `until`.
     pub async fn hold_link_use(&mut self, id: ChallengeId, until: Timestamp) -> Result<(), StoreError> {
-        run!(self, "UPDATE challenges SET reserved_until = $2 WHERE id = $1", id, until).map(drop)
+        hot!(self, change, "UPDATE challenges SET reserved_until = $2 WHERE id = $1", id, until).map(drop)
     }
 
     /// Uses a challenge once, and holds a use of its link until `reserved_until`.
@@ -238,17 +241,22 @@ impl Write {
 
     /// Counts a use of the link that a challenge belongs to, once for each challenge.
     pub async fn count_link_use(&mut self, challenge: ChallengeId, now: Timestamp) -> Result<bool, StoreError> {
-        let link: Option<Option<LinkId>> = on!(
+        // Many devices use the same link at once: what they add is added up.
+        static COUNT: Statement = Statement::with_many(
+            "UPDATE enrollment_links SET uses_count = uses_count + 1 WHERE id = $1",
+            "UPDATE enrollment_links SET uses_count = uses_count + used.times
+               FROM (SELECT a.p1, COUNT(*) AS times FROM {a} GROUP BY a.p1 ORDER BY a.p1) used
+              WHERE id = used.p1",
+        );
+        let link: Option<Option<LinkId>> = hot!(
             self,
-            fetch_optional,
-            query_scalar(
-                "UPDATE challenges SET counted_at = $2 WHERE id = $1 AND counted_at IS NULL RETURNING link_id",
-                challenge,
-                now
-            )
+            first,
+            "UPDATE challenges SET counted_at = $2 WHERE id = $1 AND counted_at IS NULL RETURNING link_id",
+            challenge,
+            now
         )?;
         let Some(link) = link.flatten() else { return Ok(false) };
-        Ok(run!(self, "UPDATE enrollment_links SET uses_count = uses_count + 1 WHERE id = $1", link)? == 1)
+        Ok(self.change(&COUNT, vec![link.into()]).await? == 1)
     }
 
     /// Forgets challenges that expired before `before`, with no certificate to show for it.

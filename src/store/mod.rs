@@ -13,6 +13,9 @@
 #[macro_use]
 mod on;
 
+#[macro_use]
+mod hot;
+
 mod bind;
 mod connect;
 mod error;
@@ -46,13 +49,14 @@ mod wakes;
 pub use apps::{AppFilter, AppRow, PackageRow};
 pub use audit::{AuditFilter, AuditRow};
 pub use authorities::{AuthorityRow, ServerCertificateRow};
-pub use certificates::{CertificateFilter, CertificateRow, IdentityRow, ListedCertificate, PinRow};
+pub use certificates::{CertificateFilter, CertificateRow, IdentityRow, IssuedRow, ListedCertificate, PinRow};
 pub use commands::{CommandFilter, CommandRow, ListedCommand, NewCommand};
 pub use connect::{Options, Read, Store, Write};
 pub use deliveries::{Delivery, DeliveryRow, TransitionRow};
 pub use devices::{Device, DeviceFacts, DeviceFilter, DeviceOrder, ListedDevice};
 pub use enrollments::{Enrollment, PushFacts};
 pub use error::StoreError;
+pub use hot::{Exclusive, Key};
 pub use idempotency::Remembered;
 pub use inspect::{IdentityCounts, JobCounts, SealedCount};
 pub use jobs::JobRow;

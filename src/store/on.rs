@@ -10,6 +10,7 @@ macro_rules! on {
             $crate::store::connect::Connection::Postgres(c) => {
                 sqlx::$kind($sql)$(.bind($arg))*.$method(c).await
             }
+            $crate::store::connect::Connection::Shared(refused) => Err(refused.into()),
         }
         .map_err($crate::store::StoreError::from)
     };
@@ -24,6 +25,7 @@ macro_rules! run {
             $crate::store::connect::Connection::Postgres(c) => {
                 sqlx::query($sql)$(.bind($arg))*.execute(c).await.map(|done| done.rows_affected())
             }
+            $crate::store::connect::Connection::Shared(refused) => Err(refused.into()),
         }
         .map_err($crate::store::StoreError::from)
     };

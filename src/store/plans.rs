@@ -51,9 +51,9 @@ async fn what_is_open_is_found_by_its_index() {
 #[tokio::test]
 async fn a_poll_looks_up_what_it_asks_for() {
     let (store, _directory) = migrated().await;
-    let steps = plan(&store, &polls::SQLITE_STATEMENTS[2]).await;
+    let steps = plan(&store, polls::POLL.sqlite()).await;
     let scans: Vec<_> = steps.iter().filter(|step| step.starts_with("SCAN")).collect();
-    assert_eq!(scans, ["SCAN 4 CONSTANT ROWS", "SCAN a"], "{steps:#?}");
+    assert!(scans.is_empty(), "{steps:#?}");
     for index in ["deliveries_open", "commands_for_all", "sqlite_autoindex_enrollments", "PRIMARY KEY"] {
         let uses = steps.iter().any(|step| step.starts_with("SEARCH") && step.contains(index));
         assert!(uses, "{index} is not used: {steps:#?}");

@@ -96,6 +96,6 @@ impl Write {
 
     /// Forgets renewals: the device has its new certificate, or has enrolled anew.
     pub async fn clear_renewal(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
-        run!(self, "DELETE FROM renewals WHERE enrollment_id = $1", id).map(drop)
+        hot!(self, change, "DELETE FROM renewals WHERE enrollment_id = $1", id).map(drop)
     }
 }

@@ -64,8 +64,9 @@ impl Read {
 impl Write {
     /// Keeps a report.
     pub async fn insert_report(&mut self, new: &NewReport<'_>, now: Timestamp) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO reports (enrollment_id, id, command_id, command_uuid, status, size_bytes, raw_sealed,
                                   parsed_sealed, received_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -90,8 +91,9 @@ impl Write {
         data: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO inventory (device_id, kind, data, updated_at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (device_id, kind) DO UPDATE SET data = excluded.data, updated_at = excluded.updated_at",
             device,

@@ -14,6 +14,8 @@ pub struct TermsRow {
     pub access_rights: Option<i64>,
 }
 
+columns!(TermsRow, terms_columns: sha256, identifier, server_url, checkin_url, access_rights);
+
 /// How many enabled enrollments have the same terms; all is none where they are not known.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct EnabledUnder {
@@ -32,15 +34,7 @@ pub struct EnabledUnder {
 impl Read {
     /// The terms with this hash.
     pub async fn terms(&mut self, sha256: Sha256) -> Result<Option<TermsRow>, StoreError> {
-        on!(
-            self,
-            fetch_optional,
-            query_as(
-                "SELECT sha256, identifier, server_url, checkin_url, access_rights FROM enrollment_terms
-                  WHERE sha256 = $1",
-                sha256
-            )
-        )
+        hot!(self, first, concat!("SELECT ", terms_columns!(), " FROM enrollment_terms WHERE sha256 = $1"), sha256)
     }
 
     /// Under which terms the enabled device channels are, the most frequent first.
@@ -89,7 +83,7 @@ impl Write {
 
     /// Notes under which terms a device is, for its channel and those of its users.
     pub async fn set_terms(&mut self, id: EnrollmentId, terms: Option<Sha256>) -> Result<(), StoreError> {
-        run!(self, "UPDATE enrollments SET terms = $2 WHERE id = $1 OR parent_id = $1", id, terms).map(drop)
+        hot!(self, change, "UPDATE enrollments SET terms = $2 WHERE id = $1 OR parent_id = $1", id, terms).map(drop)
     }
 
     /// As [`Write::set_terms`], with the terms of the profile that held a challenge; those that are there stay where it

@@ -112,8 +112,9 @@ impl Write {
         due_at: Timestamp,
         sync_at: Timestamp,
     ) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "INSERT INTO wakes (enrollment_id, due_at, revision, attempts, sync_at) VALUES ($1, $2, 1, 0, $3)
              ON CONFLICT (enrollment_id) DO UPDATE
                 SET due_at = CASE WHEN wakes.due_at <= excluded.due_at THEN wakes.due_at
@@ -130,8 +131,9 @@ impl Write {
     /// Puts off the wake-up of an enrollment that has just come by itself, or takes it away. The caller holds the
     /// enrollment's row, so that no command slips in between.
     pub async fn put_off_wake(&mut self, id: EnrollmentId, due_at: Option<Timestamp>) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "UPDATE wakes
                 SET due_at = CASE WHEN not_before > $2 THEN not_before ELSE $2 END, attempts = 0,
                     revision = revision + 1
@@ -144,8 +146,9 @@ impl Write {
 
     /// Ends the pause that the last push ended with: what it came from (the token, the certificate) is another by now.
     pub async fn end_wake_pause(&mut self, id: EnrollmentId) -> Result<(), StoreError> {
-        run!(
+        hot!(
             self,
+            change,
             "UPDATE wakes SET not_before = NULL, attempts = 0 WHERE enrollment_id = $1 AND not_before IS NOT NULL",
             id
         )

@@ -9,9 +9,6 @@ use muster::store::{NewCommand, Write};
 use crate::support::db::{Kind, TestDb, run};
 use crate::support::rows::{Phone, TOPIC, command, push};
 
-/// Long enough for a statement that does not wait for another transaction.
-const A_MOMENT: Duration = Duration::from_millis(300);
-
 /// Accepts a wipe of all; returns its number and how many devices it was accepted for.
 async fn wipe_all(db: &TestDb, tx: &mut Write) -> (i64, i64) {
     let number = tx.fleet_number_for_command().await.unwrap();
@@ -58,8 +55,8 @@ both_databases! {
         assert!(!db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
     }
 
-    /// A device whose number was taken and not yet committed: accepting a command for all waits for it and counts it.
-    async fn accepting_waits_for_an_enrollment_under_way(db: TestDb) {
+    /// A device that becomes enabled while a command for all is accepted gets it: nobody could tell which came first.
+    async fn an_enrollment_that_overlaps_a_command_for_all_gets_it(db: TestDb) {
         let phone = Phone::authenticated(&db, "UDID-1").await;
         let (enrolling, enrolled_at) = enrolling(&db, &phone).await;
         let accept = tokio::spawn({
@@ -71,31 +68,17 @@ both_databases! {
                 accepted
             }
         });
-        tokio::time::sleep(A_MOMENT).await;
-        assert!(!accept.is_finished(), "accepted while an enrollment held a smaller number");
-        enrolling.commit().await.unwrap();
-        let (number, targets) = accept.await.unwrap();
+        // On SQLite there is one writer; on PostgreSQL neither waits for the other.
+        let number = if db.store.kind() == "postgres" {
+            let (number, _) = accept.await.unwrap();
+            enrolling.commit().await.unwrap();
+            number
+        } else {
+            enrolling.commit().await.unwrap();
+            accept.await.unwrap().0
+        };
         assert!(number > enrolled_at);
-        assert_eq!(targets, 1);
         assert!(db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
-    }
-
-    /// The other way about: who enrolls while a command for all is being accepted comes after it.
-    async fn an_enrollment_waits_for_a_command_for_all_under_way(db: TestDb) {
-        let phone = Phone::authenticated(&db, "UDID-1").await;
-        let mut accepting = db.write().await;
-        let (number, targets) = wipe_all(&db, &mut accepting).await;
-        let enroll = tokio::spawn({
-            let (db, phone) = (db.clone(), phone.clone());
-            async move { phone.token_update(&db).await }
-        });
-        tokio::time::sleep(A_MOMENT).await;
-        assert!(!enroll.is_finished(), "enabled while a command for all was being accepted");
-        accepting.commit().await.unwrap();
-        enroll.await.unwrap();
-        assert_eq!(targets, 0);
-        assert!(phone.row(&db).await.fleet_cursor.unwrap() > number);
-        assert!(!db.store.poll("UDID-1", phone.pin).await.unwrap().unwrap().has_work);
     }
 
     async fn two_processes_share_the_numbers(db: TestDb) {
@@ -110,8 +93,9 @@ both_databases! {
         other.close().await;
     }
 
-    /// Many at once: each command was accepted for exactly the enrollments with a smaller number.
-    async fn under_load_every_command_counts_exactly_the_earlier_enrollments(db: TestDb) {
+    /// Many at once: each command reaches all who were enabled when it was accepted. On PostgreSQL also those who became so
+    /// at the same time.
+    async fn under_load_every_command_reaches_the_earlier_enrollments(db: TestDb) {
         let mut phones = Vec::new();
         for n in 0..24 {
             phones.push(Phone::authenticated(&db, &format!("UDID-{n}")).await);
@@ -131,7 +115,9 @@ both_databases! {
         }
         for (number, targets) in accepted {
             let earlier = cursors.iter().filter(|cursor| **cursor < number).count();
-            assert_eq!(i64::try_from(earlier).unwrap(), targets, "command {number}, enrollments {cursors:?}");
+            let reached = i64::try_from(earlier).unwrap();
+            let is_exact = db.store.kind() == "sqlite";
+            assert!(reached == targets || !is_exact && reached > targets, "command {number}, enrollments {cursors:?}");
         }
     }
 }
@@ -143,7 +129,7 @@ async fn on_postgres_enrollments_do_not_wait_for_each_other() {
         let (a, b) = (Phone::authenticated(&db, "UDID-1").await, Phone::authenticated(&db, "UDID-2").await);
         let (first, one) = enrolling(&db, &a).await;
         let (second, two) = tokio::time::timeout(Duration::from_secs(10), enrolling(&db, &b)).await.unwrap();
-        assert!(one < two);
+        assert_eq!(one, two);
         second.commit().await.unwrap();
         first.commit().await.unwrap();
     })

@@ -3,7 +3,7 @@ use axum::response::Response;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
-use super::super::Metrics;
+use super::super::{Metrics, request_id};
 use crate::protocol::unrecognized;
 use crate::service::Error;
 use crate::service::check_in::Answer;
@@ -30,7 +30,7 @@ pub(super) fn report_answer(command: Option<Vec<u8>>) -> Response {
 
 /// A message that is at fault. Only the log says how: a device has no use for it.
 pub(super) fn refused(status: StatusCode, why: &str) -> Response {
-    tracing::info!(status = status.as_u16(), why, "a device's message was refused");
+    tracing::info!(id = request_id::current(), status = status.as_u16(), why, "a device's message was refused");
     empty(status)
 }
 
@@ -75,7 +75,12 @@ pub(super) const fn result_word(error: &Error) -> &'static str {
 }
 
 fn trouble(status: StatusCode, why: &str) -> Response {
-    tracing::error!(status = status.as_u16(), why, "a device's message could not be handled");
+    tracing::error!(
+        id = request_id::current(),
+        status = status.as_u16(),
+        why,
+        "a device's message could not be handled"
+    );
     empty(status)
 }
 

@@ -89,12 +89,12 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     {
         return failed(&error, &edge.metrics);
     }
-    let arrived = Arrived { presented: &presented, raw: &raw, address: client_address(&parts, &edge.proxies) };
+    let arrived = Arrived { presented, raw: raw.share(), address: client_address(&parts, &edge.proxies) };
 
     let time = edge.app.settings.devices.request_timeout;
     // Check-ins are rare and what is kept for one is large: on the heap, or it would be moved about with each poll.
     let work =
-        async { if is_check_in { Box::pin(check_in(&edge, &arrived)).await } else { report(&edge, &arrived).await } };
+        async { if is_check_in { Box::pin(check_in(&edge, arrived)).await } else { report(&edge, arrived).await } };
     match timeout(time, work).await {
         Ok(response) => response,
         Err(_) => failed(&Error::Unavailable("the request took too long".to_owned()), &edge.metrics),
@@ -107,9 +107,9 @@ async fn read(edge: &Edge, request_body: Body, is_check_in: bool) -> Result<body
     body::read_within(request_body, limit.as_usize(), devices.body_timeout, &edge.memory).await
 }
 
-async fn check_in(edge: &Edge, arrived: &Arrived<'_>) -> Response {
+async fn check_in(edge: &Edge, arrived: Arrived) -> Response {
     let limits = Limits::CHECK_IN.sized(edge.app.settings.devices.max_checkin_size.as_usize());
-    let message = match protocol::checkin::decode(arrived.raw, limits) {
+    let message = match protocol::checkin::decode(&arrived.raw, limits) {
         Ok(message) => message,
         Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
     };
@@ -126,19 +126,19 @@ async fn check_in(edge: &Edge, arrived: &Arrived<'_>) -> Response {
     }
 }
 
-async fn report(edge: &Edge, arrived: &Arrived<'_>) -> Response {
+async fn report(edge: &Edge, arrived: Arrived) -> Response {
     let limits = Limits::REPORT.sized(edge.app.settings.devices.max_report_size.as_usize());
-    let handled = match protocol::report::decode(arrived.raw, limits) {
+    let handled = match protocol::report::decode(&arrived.raw, limits) {
         Ok(report) => {
             edge.metrics.reported(report.status.as_str());
-            reports::handle(&edge.app, arrived, &report).await
+            reports::handle(&edge.app, arrived, report).await
         }
         Err(why) => {
-            let Some(found) = protocol::unreadable::look(arrived.raw) else {
+            let Some(found) = protocol::unreadable::look(&arrived.raw) else {
                 return refused(StatusCode::BAD_REQUEST, &why.to_string());
             };
             edge.metrics.reported("other");
-            reports::unreadable(&edge.app, arrived, &found, &why.to_string()).await
+            reports::unreadable(&edge.app, arrived, found, &why.to_string()).await
         }
     };
     match handled {

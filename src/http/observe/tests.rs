@@ -55,7 +55,7 @@ fn app() -> (Router, Metrics) {
     let observer = Observer {
         proxies: Proxies::new(vec!["10.0.0.0/8".parse().unwrap()], "x-forwarded-for".parse().unwrap()),
         metrics: metrics.clone(),
-        random: Arc::new(SeededRandomness::new(1)),
+        ids: Arc::new(RequestIds::new(&SeededRandomness::new(1))),
         on_panic: || Problem::internal().into_response(),
     };
     let routes = Router::new()

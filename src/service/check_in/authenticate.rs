@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use futures_util::FutureExt;
 use serde_json::json;
 
 use super::super::audit::Subject;
@@ -9,11 +12,11 @@ use super::permission::{Refusal, refuse_again, refuse_by_link};
 use super::{Arrived, raw_context};
 use crate::model::{AppleId, DeviceId, EnrollmentId, Sha256, Timestamp};
 use crate::protocol::checkin::Authenticate;
-use crate::store::{CertificateRow, Challenge, DeviceFacts, Enrollment, Link, StoreError, Write};
+use crate::store::{Challenge, DeviceFacts, Enrollment, IssuedRow, Key, Link, StoreError, Write};
 
 /// What the certificate of an `Authenticate` says about where it comes from.
 pub(super) struct Origin {
-    record: Option<CertificateRow>,
+    record: Option<IssuedRow>,
     pub(super) challenge: Option<Challenge>,
     pub(super) link: Option<Link>,
 }
@@ -65,19 +68,31 @@ enum Meaning {
 ///
 /// # Errors
 /// [`Error::Denied`] where the certificate may not enroll this device.
-pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticate) -> Result<(), Error> {
+pub async fn authenticate(app: &App, arrived: Arc<Arrived>, message: Authenticate) -> Result<(), Error> {
     let apple_id = &message.sender.apple_id;
     if !apple_id.kind.is_device_channel() {
         return Err(Error::invalid("bad_message", "a user channel sends no Authenticate"));
     }
+    // Two devices with the same certificate come one after the other, too.
+    let keys = vec![Key::of(&apple_id.id), Key::of(arrived.presented.sha256())];
+    let (app, message) = (app.clone(), Arc::new(message));
+    let store = app.store.clone();
+    let work = move |tx| {
+        let (app, arrived, message) = (app.clone(), Arc::clone(&arrived), Arc::clone(&message));
+        async move { within(&app, tx, &arrived, &message).await }.boxed()
+    };
+    store.together(keys, work).await
+}
+
+async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &Authenticate) -> Result<(), Error> {
+    let apple_id = &message.sender.apple_id;
     let now = app.clock.now();
-    let mut tx = app.store.begin_write().await?;
     let existing = tx.enrollment_for_update(&apple_id.id).await?;
-    let origin = origin(&mut tx, arrived.presented).await?;
-    refuse_foreign_certificate(&mut tx, arrived.presented, &origin, existing.as_ref(), &apple_id.id).await?;
-    let terms = known_terms(&mut tx, arrived.presented, &origin, existing.as_ref()).await?;
+    let origin = origin(&mut tx, &arrived.presented).await?;
+    refuse_foreign_certificate(&mut tx, &arrived.presented, &origin, existing.as_ref(), &apple_id.id).await?;
+    let terms = known_terms(&mut tx, &arrived.presented, &origin, existing.as_ref()).await?;
     let actor = Actor::device(&apple_id.id).at(Some(arrived.address));
-    if let Some(Refusal(reason)) = refusal(app, &mut tx, arrived.presented, &origin, existing.as_ref(), now).await? {
+    if let Some(Refusal(reason)) = refusal(app, &mut tx, &arrived.presented, &origin, existing.as_ref(), now).await? {
         // The entry in the audit log is the only change of this transaction.
         let (kind, id) = match (&existing, &origin.link) {
             (None, Some(link)) => ("enrollment_link", link.id.to_string()),
@@ -90,7 +105,7 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
         return Err(Error::Denied(reason));
     }
 
-    let facts = facts(&message);
+    let facts = facts(message);
     let (id, device, meaning) = match &existing {
         None => {
             let (id, device) = insert(app, &mut tx, apple_id, &facts, now).await?;
@@ -104,10 +119,12 @@ pub async fn authenticate(app: &App, arrived: &Arrived<'_>, message: Authenticat
         Meaning::First | Meaning::Renewal => terms,
     };
 
-    let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "Authenticate"), arrived.raw)?;
+    let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "Authenticate"), &arrived.raw)?;
     tx.put_check_in(id, "Authenticate", &sealed, now).await?;
-    tx.update_device(device, &facts, now).await?;
-    let presented = arrived.presented;
+    if existing.is_some() {
+        tx.update_device(device, &facts, now).await?;
+    }
+    let presented = &arrived.presented;
     tx.put_pin(id, presented.sha256(), Some(presented.authority.id), Some(presented.certificate.not_after), now)
         .await?;
 

@@ -18,7 +18,7 @@ use crate::store::{Enrollment, Write};
 ///
 /// # Errors
 /// [`Error::Denied`] where the certificate does not belong to the enrollment.
-pub async fn check_out(app: &App, arrived: &Arrived<'_>, message: CheckOut) -> Result<(), Error> {
+pub async fn check_out(app: &App, arrived: &Arrived, message: CheckOut) -> Result<(), Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let Some((enrollment, is_device)) = channel(&mut tx, arrived, &message.sender, now).await? else {
@@ -44,7 +44,7 @@ pub async fn check_out(app: &App, arrived: &Arrived<'_>, message: CheckOut) -> R
 ///
 /// # Errors
 /// [`Error::Denied`] where the certificate does not belong to the enrollment.
-pub async fn set_bootstrap_token(app: &App, arrived: &Arrived<'_>, message: SetBootstrapToken) -> Result<(), Error> {
+pub async fn set_bootstrap_token(app: &App, arrived: &Arrived, message: SetBootstrapToken) -> Result<(), Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let (enrollment, _) = open_channel(&mut tx, arrived, &message.sender, now).await?;
@@ -64,11 +64,7 @@ pub async fn set_bootstrap_token(app: &App, arrived: &Arrived<'_>, message: SetB
 ///
 /// # Errors
 /// [`Error::Denied`] where the certificate does not belong to the enrollment.
-pub async fn get_bootstrap_token(
-    app: &App,
-    arrived: &Arrived<'_>,
-    message: GetBootstrapToken,
-) -> Result<Answer, Error> {
+pub async fn get_bootstrap_token(app: &App, arrived: &Arrived, message: GetBootstrapToken) -> Result<Answer, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let (enrollment, _) = open_channel(&mut tx, arrived, &message.sender, now).await?;
@@ -81,7 +77,7 @@ pub async fn get_bootstrap_token(
 }
 
 /// The device asks for a token of another service of Apple's; none is kept here yet.
-pub(super) async fn get_token(app: &App, arrived: &Arrived<'_>, message: GetToken) -> Result<Answer, Error> {
+pub(super) async fn get_token(app: &App, arrived: &Arrived, message: GetToken) -> Result<Answer, Error> {
     require_known(app, arrived, &message.sender).await?;
     Err(Error::NotFound(format!("there is no token for the service {}", message.service_type)))
 }
@@ -90,7 +86,7 @@ pub(super) async fn get_token(app: &App, arrived: &Arrived<'_>, message: GetToke
 /// `devices.network_users` an empty challenge, and then an empty answer, that it gets one without a password.
 pub(super) async fn user_authenticate(
     app: &App,
-    arrived: &Arrived<'_>,
+    arrived: &Arrived,
     message: UserAuthenticate,
 ) -> Result<Answer, Error> {
     require_known(app, arrived, &message.sender).await?;
@@ -104,7 +100,7 @@ pub(super) async fn user_authenticate(
 /// Nothing is declared for any device yet: 404, on every endpoint.
 pub(super) async fn declarative_management(
     app: &App,
-    arrived: &Arrived<'_>,
+    arrived: &Arrived,
     message: DeclarativeManagement,
 ) -> Result<Answer, Error> {
     require_known(app, arrived, &message.sender).await?;
@@ -112,14 +108,14 @@ pub(super) async fn declarative_management(
 }
 
 /// Refuses a message from a device that is not known or presents another certificate.
-async fn require_known(app: &App, arrived: &Arrived<'_>, sender: &Sender) -> Result<(), Error> {
+async fn require_known(app: &App, arrived: &Arrived, sender: &Sender) -> Result<(), Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
     let device = tx.enrollment_for_update(sender.apple_id.device_channel()).await?.ok_or_else(unknown)?;
     if device.state == "removed" {
         return Err(Error::Unrecognized);
     }
-    require_pin(&mut tx, arrived.presented, device.id, now).await?;
+    require_pin(&mut tx, &arrived.presented, device.id, now).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -132,12 +128,12 @@ fn unknown() -> Error {
 /// was.
 async fn channel(
     tx: &mut Write,
-    arrived: &Arrived<'_>,
+    arrived: &Arrived,
     sender: &Sender,
     now: Timestamp,
 ) -> Result<Option<(Enrollment, bool)>, Error> {
     let device = tx.enrollment_for_update(sender.apple_id.device_channel()).await?.ok_or_else(unknown)?;
-    require_pin(tx, arrived.presented, device.id, now).await?;
+    require_pin(tx, &arrived.presented, device.id, now).await?;
     if sender.apple_id.parent.is_none() {
         return Ok(Some((device, true)));
     }
@@ -147,7 +143,7 @@ async fn channel(
 /// As [`channel`], but it must be there and not have ended.
 async fn open_channel(
     tx: &mut Write,
-    arrived: &Arrived<'_>,
+    arrived: &Arrived,
     sender: &Sender,
     now: Timestamp,
 ) -> Result<(Enrollment, bool), Error> {

@@ -88,13 +88,23 @@ pub(super) async fn refuse_by_challenge(
     // In the order of SCEP, which locks the challenge first.
     let challenge = tx.challenge_by_id_for_update(challenge).await?;
     let Some(challenge) = challenge.filter(|c| c.purpose == LINK && c.counted_at.is_none()) else { return Ok(None) };
-    let link = match challenge.link_id {
-        Some(id) => tx.link_for_update(id).await?,
-        None => None,
-    };
-    let Some(link) = link else { return Ok(Some(Refusal("the enrollment link is gone".to_owned()))) };
+    let gone = || Ok(Some(Refusal("the enrollment link is gone".to_owned())));
+    let revoked = || Ok(Some(Refusal("the enrollment link was revoked".to_owned())));
+    let Some(link_id) = challenge.link_id else { return gone() };
+    let Some(link) = tx.link(link_id).await? else { return gone() };
     if link.revoked_at.is_some() {
-        return Ok(Some(Refusal("the enrollment link was revoked".to_owned())));
+        return revoked();
+    }
+    if link.uses_allowed.is_none() {
+        // Nothing to count: the many devices of a link that has no limit do not wait for each other.
+        tx.hold_link_use(challenge.id, now.plus(HELD)).await?;
+        return Ok(None);
+    }
+    // From the count to the hold nobody else counts, neither in this transaction nor in another.
+    let _alone = tx.exclusive(link_id.0).await;
+    let Some(link) = tx.link_for_update(link_id).await? else { return gone() };
+    if link.revoked_at.is_some() {
+        return revoked();
     }
     let own = i64::from(challenge.reserved_until.is_some_and(|until| until > now));
     let taken = link.uses_count + tx.reserved_uses(link.id, now).await? - own;

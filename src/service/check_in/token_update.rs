@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use futures_util::FutureExt;
 use serde_json::json;
 
 use super::super::audit::Subject;
@@ -9,7 +12,7 @@ use super::permission::{Refusal, refuse_by_challenge};
 use super::{Arrived, raw_context};
 use crate::model::{EnrollmentId, Timestamp};
 use crate::protocol::checkin::TokenUpdate;
-use crate::store::{Enrollment, PushFacts, StoreError, Write};
+use crate::store::{Enrollment, Key, PushFacts, StoreError, Write};
 
 /// Records a `TokenUpdate`: the enrollment can be pushed to from now on.
 ///
@@ -20,26 +23,40 @@ use crate::store::{Enrollment, PushFacts, StoreError, Write};
 ///
 /// # Errors
 /// [`Error::Denied`] for a device that did not authenticate, or that presents another certificate.
-pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate) -> Result<(), Error> {
+pub async fn token_update(app: &App, arrived: Arc<Arrived>, message: TokenUpdate) -> Result<(), Error> {
+    let keys = vec![Key::of(message.sender.apple_id.device_channel())];
+    let message = Arc::new(message);
+    let work = {
+        let app = app.clone();
+        move |tx| {
+            let (app, arrived, message) = (app.clone(), Arc::clone(&arrived), Arc::clone(&message));
+            async move { within(&app, tx, &arrived, &message).await }.boxed()
+        }
+    };
+    app.store.together(keys, work).await?;
+    app.signals.push.notify_one();
+    Ok(())
+}
+
+async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &TokenUpdate) -> Result<(), Error> {
     let now = app.clock.now();
     let apple_id = &message.sender.apple_id;
-    let mut tx = app.store.begin_write().await?;
     let device_channel = tx.enrollment_for_update(apple_id.device_channel()).await?.ok_or_else(not_authenticated)?;
     if device_channel.state == "removed" {
         return Err(Error::Unrecognized);
     }
-    require_pin(&mut tx, arrived.presented, device_channel.id, now).await?;
+    require_pin(&mut tx, &arrived.presented, device_channel.id, now).await?;
     if device_channel.state == "disabled" {
         return Err(Error::Denied("the enrollment has ended; the device must authenticate anew".to_owned()));
     }
     let is_user_channel = apple_id.parent.is_some();
     let (id, generation) = if is_user_channel {
-        user_channel(app, &mut tx, &device_channel, &message, now).await?
+        user_channel(app, &mut tx, &device_channel, message, now).await?
     } else {
         (device_channel.id, device_channel.generation)
     };
 
-    let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "TokenUpdate"), arrived.raw)?;
+    let sealed = app.seal(&raw_context(&message.sender.apple_id.id, "TokenUpdate"), &arrived.raw)?;
     tx.put_check_in(id, "TokenUpdate", &sealed, now).await?;
     let push = PushFacts {
         topic: &message.topic,
@@ -68,7 +85,6 @@ pub async fn token_update(app: &App, arrived: &Arrived<'_>, message: TokenUpdate
         }
     }
     tx.commit().await?;
-    app.signals.push.notify_one();
     Ok(())
 }
 
@@ -136,7 +152,7 @@ async fn complete(
     tx: &mut Write,
     id: EnrollmentId,
     device_channel: Option<&Enrollment>,
-    arrived: &Arrived<'_>,
+    arrived: &Arrived,
     now: Timestamp,
 ) -> Result<(), Error> {
     let number = tx.fleet_number_for_enrollment().await?;

@@ -4,9 +4,10 @@ use plist::{Dictionary, Value};
 use serde_json::Value as Json;
 
 use super::super::{Error, terms};
-use crate::model::Timestamp;
+use crate::model::{ReportStatus, Timestamp};
 use crate::protocol::json::to_json;
 use crate::protocol::name;
+use crate::protocol::report::Report;
 use crate::store::{DeviceFacts, Enrollment, Write};
 
 /// Request types whose answer is kept, the member that holds it, and the kind that it is kept as.
@@ -19,30 +20,53 @@ const KEPT: [(&str, &str, &str); 6] = [
     ("CertificateList", "CertificateList", "certificates"),
 ];
 
-/// Takes over what an acknowledged command told. Only the device channel speaks for the device.
+/// What the answer to a command tells of the device, as it is kept.
+pub(super) struct Told {
+    /// The command that is answered so.
+    pub(super) request_type: &'static str,
+    member: &'static str,
+    kind: &'static str,
+    json: String,
+}
+
+impl Told {
+    /// What a report tells, if it answers the command that it looks like.
+    pub(super) fn of(report: &Report) -> Option<Self> {
+        if report.status != ReportStatus::Acknowledged {
+            return None;
+        }
+        let known = KEPT
+            .iter()
+            .find_map(|(request_type, member, kind)| Some((request_type, member, kind, report.body.get(member)?)));
+        let (request_type, member, kind, value) = known?;
+        // Inventory is read by everybody and lies open in the database; the report is sealed, and has it all.
+        let mut shown = to_json(value);
+        hide_secrets(&mut shown);
+        Some(Self { request_type, member, kind, json: shown.to_string() })
+    }
+}
+
+/// Takes over what an acknowledged command told. Only the device channel speaks for the device. True: the enrollment's row
+/// may be another now.
 pub(super) async fn take_over(
     tx: &mut Write,
     enrollment: &Enrollment,
-    request_type: &str,
+    told: &Told,
     body: &Dictionary,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     if enrollment.parent_id.is_some() {
-        return Ok(());
+        return Ok(false);
     }
-    let Some((_, member, kind)) = KEPT.iter().find(|(known, _, _)| *known == request_type) else { return Ok(()) };
-    let Some(value) = body.get(member) else { return Ok(()) };
-    // Inventory is read by everybody and lies open in the database; the report is sealed, and has it all.
-    let mut shown = to_json(value);
-    hide_secrets(&mut shown);
-    tx.put_inventory(enrollment.device_id, kind, &shown.to_string(), now).await?;
-    if let (&"device_information", Value::Dictionary(answers)) = (kind, value) {
+    let Some(value) = body.get(told.member) else { return Ok(false) };
+    tx.put_inventory(enrollment.device_id, told.kind, &told.json, now).await?;
+    if let ("device_information", Value::Dictionary(answers)) = (told.kind, value) {
         tx.update_device(enrollment.device_id, &facts(answers), now).await?;
     }
-    if *kind == "profiles" {
+    if told.kind == "profiles" {
         terms::learn(tx, enrollment, value, now).await?;
     }
-    Ok(())
+    Ok(told.kind == "profiles")
 }
 
 fn facts(answers: &Dictionary) -> DeviceFacts {

@@ -71,7 +71,7 @@ impl Api {
         let observer = Observer {
             proxies: Proxies::none(),
             metrics: metrics.clone(),
-            random: t.db.random.clone(),
+            ids: std::sync::Arc::new(muster::http::request_id::RequestIds::new(&*t.db.random)),
             on_panic: || Problem::internal().into_response(),
         };
         let router = observer.around(api::router(t.app.clone(), metrics.clone()));

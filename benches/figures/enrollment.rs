@@ -94,7 +94,7 @@ pub async fn measure(place: &Path, count: usize, report: &mut Report) -> Result<
         ),
     });
     report.put(
-        "enrollment",
+        &["simulated enrollment"],
         json!({
             "devices": count, "seconds": took.as_secs_f64(), "limit_seconds": LIMIT.as_secs(), "limit_for": LIMIT_FOR,
             "server_cpu_ms_each": each(served), "simulator_cpu_ms_each": each(own),

@@ -32,6 +32,8 @@ pub struct Installation {
     pub admin: SocketAddr,
     /// More settings: tables in TOML.
     tables: String,
+    /// How devices are woken.
+    push: String,
 }
 
 impl Installation {
@@ -45,7 +47,7 @@ impl Installation {
         fs::write(&file, key.expose())?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
         let tables = database.map(|url| format!("[database]\nurl = \"{url}\"\n")).unwrap_or_default();
-        Ok(Self { directory, devices: free_address()?, admin: free_address()?, tables })
+        Ok(Self { directory, devices: free_address()?, admin: free_address()?, tables, push: String::new() })
     }
 
     /// Adds tables of settings.
@@ -54,9 +56,19 @@ impl Installation {
         self
     }
 
+    /// Sets how devices are woken: a table of settings, in place of the one before.
+    pub fn set_push(&mut self, table: &str) {
+        table.clone_into(&mut self.push);
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The file of the database, where that is SQLite.
+    pub fn sqlite_file(&self) -> PathBuf {
+        self.path().join("data/muster.db")
     }
 
     /// Writes the settings; returns their file.
@@ -76,11 +88,12 @@ impl Installation {
              [organization]\nname = \"Example\"\n\
              [admin]\nlisten = \"{admin}\"\n\
              [devices]\nlisten = \"{devices}\"\ntls = \"{tls}\
-             {tables}",
+             {tables}{push}",
             port = self.devices.port(),
             devices = self.devices,
             admin = self.admin,
             tables = self.tables,
+            push = self.push,
         )
     }
 

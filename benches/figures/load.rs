@@ -1,198 +1,280 @@
-//! The devices of the idle poll: keep-alive connections that ask again as soon as they have an answer.
+//! Connections that ask again as soon as they have an answer, and what that costs the servers.
 
+use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
 
 use crate::Result;
-use crate::process::Process;
+use crate::database::cpu_of_postgres;
+use crate::machine::cpu_of;
+use crate::wire::Wire;
 
-/// Connections at once.
-pub const CONNECTIONS: usize = 64;
-/// No server takes as long as this to answer all devices once.
-const WARM_UP: Duration = Duration::from_secs(180);
-/// No server takes as long as this for one answer.
-const ANSWER: Duration = Duration::from_secs(30);
+/// No measurement takes as long as this.
+const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A message, ready to be sent again and again.
-#[derive(Clone)]
-pub struct Call {
-    headers: HeaderMap,
-    body: Bytes,
+/// What a connection does, again and again.
+pub trait Errand: Send + 'static {
+    /// Whether the connection is made before anything counts.
+    const CONNECTED: bool = true;
+
+    /// Does it once. False: this connection has no more to do.
+    fn run(&self, link: &mut Link, turn: Turn) -> impl Future<Output = Result<bool>>;
 }
 
-impl Call {
-    /// A report with this body, and one more header.
-    pub fn report(body: Bytes, more: Option<(&'static str, String)>) -> Result<Self> {
-        let mut headers = HeaderMap::new();
-        headers.insert(HOST, HeaderValue::from_static("localhost"));
-        headers.insert(USER_AGENT, HeaderValue::from_static("MDM/1.0"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-apple-aspen-mdm; charset=UTF-8"));
-        if let Some((name, value)) = more {
-            headers.insert(name, HeaderValue::try_from(value)?);
+/// Which time it is.
+#[derive(Clone, Copy)]
+pub struct Turn {
+    /// How many were begun before, by all connections.
+    pub number: usize,
+    /// The connection's number.
+    pub connection: usize,
+}
+
+/// A connection to a server, made when it is needed.
+pub struct Link {
+    pub address: SocketAddr,
+    wire: Option<Wire<TcpStream>>,
+}
+
+impl Link {
+    pub async fn wire(&mut self) -> Result<&mut Wire<TcpStream>> {
+        if self.wire.is_none() {
+            self.wire = Some(Wire::connect(self.address).await?);
         }
-        Ok(Self { headers, body })
+        Ok(self.wire.as_mut().ok_or("a connection vanished")?)
     }
 }
 
-/// Who asks, and how.
-#[derive(Clone)]
-pub struct Crowd {
-    /// One message of each device.
-    pub calls: Arc<[Call]>,
-    /// With mutual TLS a connection is one device's: these are the first devices' settings. Without, each connection
-    /// carries whichever device comes next, as those of a proxy do.
-    pub tls: Option<Arc<[Arc<ClientConfig>]>>,
+/// How long it goes on.
+#[derive(Clone, Copy)]
+pub enum Until {
+    /// For so long, after so long that does not count.
+    Time { warm: Duration, counted: Duration },
+    /// Until so many were done, after so many that do not count.
+    Count { warm: usize, counted: usize },
 }
 
-/// What a server did in a while.
+/// Whose processor time counts.
+#[derive(Clone, Copy)]
+pub struct Meter {
+    pub server: u32,
+    pub postmaster: Option<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Reading {
+    server: Duration,
+    database: Duration,
+    load: Duration,
+    at: Instant,
+    done: usize,
+}
+
+impl Meter {
+    /// The processor time of server and database up to now.
+    pub fn cpu(self) -> Result<(Duration, Duration)> {
+        Ok((cpu_of(self.server)?, self.postmaster.map(cpu_of_postgres).transpose()?.unwrap_or_default()))
+    }
+
+    fn read(self, done: usize) -> Result<Reading> {
+        let (server, database) = self.cpu()?;
+        Ok(Reading { server, database, load: cpu_of(std::process::id())?, at: Instant::now(), done })
+    }
+}
+
+/// What servers did in a while.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
-    pub requests: usize,
-    pub cpu: Duration,
+    pub done: usize,
+    pub server: Duration,
+    pub database: Duration,
+    pub load: Duration,
     pub wall: Duration,
 }
 
 impl Sample {
-    /// Processor time of the server for one request, microseconds.
-    pub fn cpu_micros(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / count(self.requests)
-    }
-
-    /// Requests in a second.
-    pub fn rate(&self) -> f64 {
-        count(self.requests) / self.wall.as_secs_f64()
-    }
-}
-
-fn count(requests: usize) -> f64 {
-    f64::from(u32::try_from(requests).unwrap_or(u32::MAX)).max(1.0)
-}
-
-struct Drive {
-    crowd: Crowd,
-    address: SocketAddr,
-    asked: AtomicUsize,
-    answered: AtomicUsize,
-    stop: AtomicBool,
-    fault: Mutex<Option<String>>,
-}
-
-/// Lets the crowd ask until every device had an answer (the first sample), and then for `time` (the second).
-pub async fn measure(crowd: &Crowd, address: SocketAddr, server: &Process, time: Duration) -> Result<(Sample, Sample)> {
-    let drive = Arc::new(Drive {
-        crowd: crowd.clone(),
-        address,
-        asked: AtomicUsize::new(0),
-        answered: AtomicUsize::new(0),
-        stop: AtomicBool::new(false),
-        fault: Mutex::new(None),
-    });
-    let reading =
-        || Ok::<_, Box<dyn std::error::Error + Send + Sync>>((server.cpu()?, drive.answered(), Instant::now()));
-    let begin = reading()?;
-    let mut connections = JoinSet::new();
-    for number in 0..CONNECTIONS {
-        let drive = Arc::clone(&drive);
-        connections.spawn(async move {
-            if let Err(why) = drive.connection(number).await {
-                drive.fail(&why.to_string());
-            }
-        });
-    }
-    let all = drive.crowd.calls.len().max(CONNECTIONS);
-    let warm = timeout(WARM_UP, async {
-        while drive.answered() < all && !drive.stop.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(5)).await;
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            done: self.done + other.done,
+            server: self.server + other.server,
+            database: self.database + other.database,
+            load: self.load + other.load,
+            wall: self.wall + other.wall,
         }
+    }
+
+    /// Processor time of the server for each, microseconds.
+    pub fn server_micros(&self) -> f64 {
+        self.each(self.server)
+    }
+
+    /// Processor time of PostgreSQL for each, microseconds.
+    pub fn database_micros(&self) -> f64 {
+        self.each(self.database)
+    }
+
+    /// Processor time of the benchmark itself for each, microseconds.
+    pub fn load_micros(&self) -> f64 {
+        self.each(self.load)
+    }
+
+    /// How many in a second.
+    pub fn rate(&self) -> f64 {
+        count(self.done) / self.wall.as_secs_f64().max(1e-9)
+    }
+
+    fn each(&self, time: Duration) -> f64 {
+        time.as_secs_f64() * 1e6 / count(self.done).max(1.0)
+    }
+}
+
+/// A number for reckoning.
+pub fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// Lets so many connections do the errand. On one thread: threads that wake each other would cost more than they bring.
+pub async fn drive<E: Errand>(
+    errand: E,
+    address: SocketAddr,
+    connections: usize,
+    until: Until,
+    meter: Meter,
+) -> Result<Sample> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Into::into).and_then(
+            |runtime| LocalSet::new().block_on(&runtime, on_this_thread(errand, address, connections, until, meter)),
+        );
+        // Nobody waits any more: no concern of this thread.
+        let _ = tell.send(outcome);
     });
-    if warm.await.is_err() {
-        drive.fail("the server did not answer all devices in time");
+    told.await.map_err(|_| "the load ended by a fault")?
+}
+
+struct Shared<E> {
+    errand: E,
+    begun: Cell<usize>,
+    done: Cell<usize>,
+    running: Cell<usize>,
+    most: usize,
+    /// How many have their connection, and whether all may begin.
+    ready: Cell<usize>,
+    go: Notify,
+    stop: Cell<bool>,
+    fault: RefCell<Option<String>>,
+}
+
+async fn on_this_thread<E: Errand>(
+    errand: E,
+    address: SocketAddr,
+    connections: usize,
+    until: Until,
+    meter: Meter,
+) -> Result<Sample> {
+    let most = match until {
+        Until::Time { .. } => usize::MAX,
+        Until::Count { warm, counted } => warm + counted,
+    };
+    let shared = Rc::new(Shared {
+        errand,
+        begun: Cell::new(0),
+        done: Cell::new(0),
+        running: Cell::new(connections),
+        most,
+        ready: Cell::new(0),
+        go: Notify::new(),
+        stop: Cell::new(false),
+        fault: RefCell::new(None),
+    });
+    let mut tasks = Vec::with_capacity(connections);
+    for connection in 0..connections {
+        let shared = Rc::clone(&shared);
+        tasks.push(tokio::task::spawn_local(async move {
+            if let Err(why) = shared.connection(address, connection).await {
+                shared.fault.borrow_mut().get_or_insert_with(|| why.to_string());
+                shared.stop.set(true);
+            }
+            shared.running.set(shared.running.get() - 1);
+        }));
     }
-    let middle = reading()?;
-    if !drive.stop.load(Ordering::Relaxed) {
-        sleep(time).await;
-    }
-    let end = reading()?;
-    drive.stop.store(true, Ordering::Relaxed);
-    while connections.join_next().await.is_some() {}
-    if let Some(why) = drive.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    let whole = async {
+        while shared.ready.get() < connections && !shared.stop.get() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let mut begin = meter.read(0)?;
+        shared.go.notify_waiters();
+        match until {
+            Until::Time { warm, .. } => shared.pause(warm).await,
+            Until::Count { warm, .. } => shared.reach(warm).await,
+        }
+        if shared.done.get() > 0 && !matches!(until, Until::Count { warm: 0, .. }) {
+            begin = meter.read(shared.done.get())?;
+        }
+        match until {
+            Until::Time { counted, .. } => shared.pause(counted).await,
+            Until::Count { .. } => shared.reach(most).await,
+        }
+        let end = meter.read(shared.done.get())?;
+        shared.stop.set(true);
+        for task in tasks {
+            task.await?;
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((begin, end))
+    };
+    let outcome = timeout(PATIENCE, whole).await;
+    if let Some(why) = shared.fault.borrow_mut().take() {
         return Err(why.into());
     }
-    let sample = |from: (Duration, usize, Instant), to: (Duration, usize, Instant)| Sample {
-        requests: to.1 - from.1,
-        cpu: to.0.saturating_sub(from.0),
-        wall: to.2 - from.2,
-    };
-    Ok((sample(begin, middle), sample(middle, end)))
+    let (begin, end) = outcome.map_err(|_| "the server did not answer in time")??;
+    Ok(Sample {
+        done: end.done - begin.done,
+        server: end.server.saturating_sub(begin.server),
+        database: end.database.saturating_sub(begin.database),
+        load: end.load.saturating_sub(begin.load),
+        wall: end.at - begin.at,
+    })
 }
 
-impl Drive {
-    fn answered(&self) -> usize {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    /// The first fault counts; all stop.
-    fn fail(&self, why: &str) {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    async fn connection(&self, number: usize) -> Result<()> {
-        let socket = TcpStream::connect(self.address).await?;
-        socket.set_nodelay(true)?;
-        match &self.crowd.tls {
-            None => self.ask(socket, None).await,
-            Some(settings) => {
-                let settings = settings.get(number).ok_or("fewer devices than connections")?;
-                let name = ServerName::try_from("localhost")?;
-                let stream = TlsConnector::from(Arc::clone(settings)).connect(name, socket).await?;
-                self.ask(stream, Some(number)).await
-            }
+impl<E: Errand> Shared<E> {
+    async fn connection(&self, address: SocketAddr, connection: usize) -> Result<()> {
+        let mut link = Link { address, wire: None };
+        if E::CONNECTED {
+            link.wire().await?;
         }
-    }
-
-    /// Asks as `device`, or as whichever comes next.
-    async fn ask(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, device: Option<usize>) -> Result<()> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await?;
-        let connection = tokio::spawn(connection);
-        let calls = &self.crowd.calls;
-        while !self.stop.load(Ordering::Relaxed) {
-            let next = device.unwrap_or_else(|| self.asked.fetch_add(1, Ordering::Relaxed) % calls.len());
-            let call = calls.get(next).ok_or("fewer devices than connections")?;
-            let mut request = Request::new(Full::new(call.body.clone()));
-            *request.method_mut() = Method::PUT;
-            *request.uri_mut() = Uri::from_static("/mdm");
-            *request.headers_mut() = call.headers.clone();
-            let answer = timeout(ANSWER, async {
-                let answer = sender.send_request(request).await?;
-                let status = answer.status();
-                Ok::<_, hyper::Error>((status, answer.into_body().collect().await?.to_bytes()))
-            });
-            let (status, body) = answer.await.map_err(|_| "no answer in time")??;
-            if status != StatusCode::OK || !body.is_empty() {
-                return Err(format!("a poll was answered {status} with {} bytes", body.len()).into());
+        let go = self.go.notified();
+        self.ready.set(self.ready.get() + 1);
+        go.await;
+        while !self.stop.get() && self.begun.get() < self.most {
+            let number = self.begun.replace(self.begun.get() + 1);
+            if !self.errand.run(&mut link, Turn { number, connection }).await? {
+                break;
             }
-            self.answered.fetch_add(1, Ordering::Relaxed);
+            self.done.set(self.done.get() + 1);
         }
-        drop(sender);
-        // An error as it closes is nobody's concern.
-        let _ = connection.await;
         Ok(())
+    }
+
+    /// Waits until so many are done, or nobody does more.
+    async fn reach(&self, done: usize) {
+        while self.done.get() < done && self.running.get() > 0 && !self.stop.get() {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits for a time, or until nobody does more.
+    async fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end && self.running.get() > 0 && !self.stop.get() {
+            sleep(Duration::from_millis(5).min(end - Instant::now())).await;
+        }
     }
 }

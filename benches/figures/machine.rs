@@ -63,6 +63,21 @@ pub fn cpu_of(process: u32) -> Result<Duration> {
     Ok(TICK * ticks?)
 }
 
+/// The processor time of its children that have ended.
+pub fn cpu_of_ended_children(process: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, rest) = text.rsplit_once(')').ok_or("/proc/PID/stat has no name in it")?;
+    let ticks =
+        rest.split_ascii_whitespace().skip(13).take(2).map(str::parse::<u32>).sum::<std::result::Result<u32, _>>();
+    Ok(TICK * ticks?)
+}
+
+/// The processor time of a process of one thread, to the nanosecond.
+pub fn exact_cpu_of(process: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{process}/schedstat"))?;
+    Ok(Duration::from_nanos(text.split_ascii_whitespace().next().ok_or("schedstat is empty")?.parse()?))
+}
+
 /// What the processors of the whole machine have done up to now.
 pub struct Processors {
     busy: Duration,

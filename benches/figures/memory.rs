@@ -30,6 +30,6 @@ pub async fn measure(place: &Path, report: &mut Report) -> Result<()> {
         limit: Some((format!("below {LIMIT} MB"), memory.resident < LIMIT)),
         note: format!("at most {:.1} MB up to then", memory.peak),
     });
-    report.put("memory", json!({"resident_mb": memory.resident, "peak_mb": memory.peak, "limit_mb": LIMIT}));
+    report.put(&["memory"], json!({"resident_mb": memory.resident, "peak_mb": memory.peak, "limit_mb": LIMIT}));
     Ok(())
 }

@@ -38,6 +38,24 @@ impl Process {
         Self::start(command, settings.with_file_name("server.log"), admin).await
     }
 
+    /// The benchmark itself in another part; ready when it has made a file.
+    pub async fn own(arguments: &[String], log: PathBuf, file: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(arguments);
+        let mut process = Self::spawn(command, log)?;
+        let ready = async {
+            while !file.exists() {
+                if process.child.try_wait()?.is_some() {
+                    return Err(process.complaint("a process ended as it started"));
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            Ok(())
+        };
+        timeout(START, ready).await.map_err(|_| "a process did not become ready in time")??;
+        Ok(process)
+    }
+
     /// The handler that does nothing.
     pub async fn baseline(directory: &Path, address: SocketAddr) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -45,7 +63,16 @@ impl Process {
         Self::start(command, directory.join("baseline.log"), address).await
     }
 
-    async fn start(mut command: Command, log: PathBuf, probes: SocketAddr) -> Result<Self> {
+    async fn start(command: Command, log: PathBuf, probes: SocketAddr) -> Result<Self> {
+        let mut process = Self::spawn(command, log)?;
+        match timeout(START, process.ready(probes)).await {
+            Ok(ready) => ready?,
+            Err(_) => return Err(process.complaint("a server did not become ready in time")),
+        }
+        Ok(process)
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Result<Self> {
         let output = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // What the developer has set for another installation is not for this one.
@@ -54,12 +81,7 @@ impl Process {
                 command.env_remove(name);
             }
         }
-        let mut process = Self { child: command.spawn()?, log };
-        match timeout(START, process.ready(probes)).await {
-            Ok(ready) => ready?,
-            Err(_) => return Err(process.complaint("a server did not become ready in time")),
-        }
-        Ok(process)
+        Ok(Self { child: command.spawn()?, log })
     }
 
     async fn ready(&mut self, probes: SocketAddr) -> Result<()> {
@@ -78,6 +100,11 @@ impl Process {
         format!("{what}; its log ends so:\n{}", lines.split_at(lines.len().saturating_sub(20)).1.join("\n")).into()
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its processor time up to now.
     pub fn cpu(&self) -> Result<Duration> {
         cpu_of(self.child.id())
@@ -91,6 +118,11 @@ impl Process {
             f64::from(value) / 1024.0
         };
         Ok(Memory { resident: megabytes("VmRSS"), peak: megabytes("VmHWM") })
+    }
+
+    /// Lets the most that it took begin anew.
+    pub fn forget_peak(&self) -> Result<()> {
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
 
     /// Asks it to stop, and waits until it has.

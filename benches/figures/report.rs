@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Result;
 use crate::machine::Machine;
+use crate::plot::{self, Point};
 
 /// One figure.
 pub struct Row {
@@ -25,24 +26,42 @@ pub struct Report {
     quick: bool,
     rows: Vec<Row>,
     parts: Map<String, Value>,
+    points: Vec<Point>,
 }
 
 impl Report {
     pub fn new(quick: bool) -> Result<Self> {
-        Ok(Self { machine: Machine::describe()?, quick, rows: Vec::new(), parts: Map::new() })
+        Ok(Self { machine: Machine::describe()?, quick, rows: Vec::new(), parts: Map::new(), points: Vec::new() })
     }
 
     pub fn add(&mut self, row: Row) {
         self.rows.push(row);
     }
 
-    /// Adds a part for programs.
-    pub fn put(&mut self, name: &str, part: Value) {
-        self.parts.insert(name.to_owned(), part);
+    /// Adds a point to the plot.
+    pub fn point(&mut self, point: Point) {
+        self.points.push(point);
+    }
+
+    /// Adds a part for programs, at this path; what stands there already and is an object is kept beside it.
+    pub fn put(&mut self, path: &[&str], part: Value) {
+        let mut place = &mut self.parts;
+        for name in path {
+            if !place.get(*name).is_some_and(Value::is_object) {
+                place.insert((*name).to_owned(), Value::Object(Map::new()));
+            }
+            match place.get_mut(*name).and_then(Value::as_object_mut) {
+                Some(inner) => place = inner,
+                None => return,
+            }
+        }
+        if let Value::Object(members) = part {
+            place.extend(members);
+        }
     }
 
     /// Shows the table, writes the JSON, and says whether all limits are kept.
-    pub fn finish(self, json: &Path) -> Result<bool> {
+    pub fn finish(self, json: &Path, svg: &Path) -> Result<bool> {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(["figure", "measured", "limit", "", "note"]);
@@ -69,6 +88,10 @@ impl Report {
         }
         fs::write(json, format!("{whole:#}\n")).map_err(|why| format!("{}: {why}", json.display()))?;
         writeln!(out, "\nas JSON: {}", json.display())?;
+        if !self.points.is_empty() {
+            fs::write(svg, plot::draw(&self.points)).map_err(|why| format!("{}: {why}", svg.display()))?;
+            writeln!(out, "as a plot: {}", svg.display())?;
+        }
         Ok(kept)
     }
 }

@@ -19,7 +19,7 @@ test: ## every test, on SQLite and PostgreSQL; ARGS go to cargo test
 interop: ## proof by programs that were not written here; ARGS=docs only runs the commands of the documents
 	@scripts/interop $(ARGS)
 
-bench: ## the figures of this machine: memory, idle polls, enrollment; ARGS=--quick only shows that it works
+bench: ## the figures of this machine, up to a million devices; ARGS=--quick only shows that it works
 	@scripts/bench $(ARGS)
 
 fuzz: ## damages what devices, users and files send; ARGS="SECONDS TARGET…"; needs a nightly toolchain

@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use crate::Result;
 use crate::bulk::{Driven, Names};
-use crate::context::{Context, Limits, Runs};
+use crate::context::{Context, Limits, Requests, Runs};
 use crate::database::Kind;
 use crate::fleet::Fleet;
 use crate::idle::FLAT;
-use crate::load::{Errand, Link, Sample, Turn, Until, drive};
+use crate::load::{Errand, Link, Sample, Turn, Until, drive, whole};
 use crate::messages::{Shown, acknowledged, command_in, idle, place_of_command, report, with_command};
 
 const CONNECTIONS: usize = 256;
@@ -21,28 +21,28 @@ const WORK: &str = "durable command cycle, 256 connections";
 
 pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     context.start_all().await?;
-    let cycles = context.fleets.iter().map(Cycle::of).collect::<Result<Vec<_>>>()?;
+    let mut cycles = Vec::new();
+    for fleet in &context.fleets {
+        let all = Cycle::of(fleet)?;
+        // What is checked once for each device does not count.
+        let (polls, until) = (all.polls(), Until::Count { warm: 0, counted: fleet.driven.len() });
+        let (address, meter) = (fleet.installation.devices, fleet.meter()?);
+        drive(Requests::new(polls, 1), address, CONNECTIONS, until, meter).await?;
+        let few = fleet.driven.len().min(2 * CONNECTIONS);
+        let rate = burst(fleet, &all, few).await?.rate();
+        let most = context.size.cycles.min(whole(rate * context.size.seconds()).max(few));
+        cycles.push((all, most));
+    }
     let mut runs: Vec<_> = context.fleets.iter().map(Runs::new).collect();
-    for run in 0..=context.size.runs {
-        for ((fleet, cycle), runs) in context.fleets.iter().zip(&cycles).zip(&mut runs) {
-            let until = Until::Count { warm: 0, counted: fleet.driven.len() };
-            // One command for each device at a time: otherwise the next one would come with the answer.
-            let mut whole: Option<Sample> = None;
-            while whole.as_ref().is_none_or(|sample| sample.done < context.size.cycles) {
-                fleet.send("restart", &fleet.driven).await?;
-                let (address, meter) = (fleet.installation.devices, fleet.meter()?);
-                let sample = drive(cycle.clone(), address, CONNECTIONS, until, meter).await?;
-                whole = Some(whole.map_or(sample, |before| before.plus(sample)));
-                if run == 0 {
-                    break;
-                }
+    for _ in 0..context.size.runs {
+        for ((fleet, (cycle, most)), runs) in context.fleets.iter().zip(&cycles).zip(&mut runs) {
+            let mut sample = burst(fleet, cycle, *most).await?;
+            while sample.done < *most {
+                sample = sample.plus(burst(fleet, cycle, *most).await?);
             }
-            // The first run reads the certificates.
-            if let Some(sample) = whole.filter(|_| run > 0) {
-                let until = Until::Count { warm: CONNECTIONS, counted: context.size.cycles };
-                runs.ceiling.push(context.ceiling(&cycle.plain(), 2, CONNECTIONS, until).await?);
-                runs.samples.push(sample);
-            }
+            let until = Until::Count { warm: CONNECTIONS, counted: context.size.cycles };
+            runs.ceiling.push(context.ceiling(&cycle.plain(), 2, CONNECTIONS, until).await?);
+            runs.samples.push(sample);
         }
     }
     for runs in &runs {
@@ -57,6 +57,15 @@ pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     }
     context.flatness(WORK, &runs, FLAT);
     Ok(())
+}
+
+/// One cycle of each of at most so many devices. One command for each at a time: otherwise the next one would come with
+/// the answer.
+async fn burst(fleet: &Fleet, cycle: &Cycle, most: usize) -> Result<Sample> {
+    let devices = fleet.driven.get(..most.min(fleet.driven.len())).unwrap_or_default();
+    fleet.send("restart", devices).await?;
+    let until = Until::Count { warm: 0, counted: devices.len() };
+    drive(cycle.clone(), fleet.installation.devices, CONNECTIONS, until, fleet.meter()?).await
 }
 
 /// The two requests of each device.
@@ -74,6 +83,10 @@ impl Cycle {
             Ok((report(&shown, &idle(&udid)), answer, place))
         };
         Ok(Self { devices: fleet.driven.iter().map(device).collect::<Result<_>>()? })
+    }
+
+    fn polls(&self) -> Vec<Bytes> {
+        self.devices.iter().map(|(poll, ..)| poll.clone()).collect()
     }
 
     /// The same requests, for the handler that does nothing.

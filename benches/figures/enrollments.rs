@@ -9,9 +9,9 @@ use crate::Result;
 use crate::bulk::Names;
 use crate::context::{Context, Limits, Runs};
 use crate::database::Kind;
-use crate::fleet::Enrollee;
+use crate::fleet::{Enrollee, Fleet};
 use crate::idle::FLAT;
-use crate::load::{Errand, Link, Turn, Until, drive};
+use crate::load::{Errand, Link, Turn, Until, drive, whole};
 use crate::messages::{Shown, check_in, enrollment};
 
 const CONNECTIONS: usize = 256;
@@ -21,20 +21,23 @@ const LIMIT_POSTGRES: f64 = 3_000.0;
 const WORK: &str = "enrollment, 256 connections";
 
 pub async fn measure(context: &mut Context<'_>) -> Result<()> {
-    context.stop_all().await?;
-    let (warm, counted) = (context.size.enrollments / 10, context.size.enrollments);
     let mut newcomers = Vec::new();
     for fleet in &mut context.fleets {
         crate::tell(&format!("  certificates for enrollments, {}", fleet.shape.label));
-        let enrollees = fleet.enrollees((warm + counted) * context.size.runs).await?;
-        newcomers.push(enrollees.iter().map(messages).collect::<Vec<_>>());
-        fleet.start().await?;
+        // A few, to see how many can be waited for.
+        let few = (2 * CONNECTIONS).min(context.size.enrollments);
+        let devices = prepare(fleet, few).await?;
+        let (address, until) = (fleet.installation.devices, Until::Count { warm: 0, counted: few });
+        let rate =
+            drive(Enrollment { devices: devices.into() }, address, CONNECTIONS, until, fleet.meter()?).await?.rate();
+        let each = context.size.enrollments.min(whole(rate * context.size.seconds()).max(few));
+        newcomers.push((prepare(fleet, each * context.size.runs).await?, each));
     }
-    let until = Until::Count { warm, counted };
     let mut runs: Vec<_> = context.fleets.iter().map(Runs::new).collect();
     for run in 0..context.size.runs {
-        for ((fleet, newcomers), runs) in context.fleets.iter().zip(&newcomers).zip(&mut runs) {
-            let these = newcomers.chunks(warm + counted).nth(run).ok_or("too few devices enroll")?;
+        for ((fleet, (newcomers, each)), runs) in context.fleets.iter().zip(&newcomers).zip(&mut runs) {
+            let until = Until::Count { warm: each / 10, counted: each - each / 10 };
+            let these = newcomers.chunks(*each).nth(run).ok_or("too few devices enroll")?;
             let plain: Vec<_> = these.iter().flatten().cloned().collect();
             runs.ceiling.push(context.ceiling(&plain, 2, CONNECTIONS, until).await?);
             let errand = Enrollment { devices: these.into() };
@@ -54,6 +57,14 @@ pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     }
     context.flatness(WORK, &runs, FLAT);
     Ok(())
+}
+
+/// The messages of new devices, to a server that has just started.
+async fn prepare(fleet: &mut Fleet, count: usize) -> Result<Vec<[Bytes; 2]>> {
+    fleet.stop().await?;
+    let enrollees = fleet.enrollees(count).await?;
+    fleet.start().await?;
+    Ok(enrollees.iter().map(messages).collect())
 }
 
 fn messages(one: &Enrollee) -> [Bytes; 2] {

@@ -141,6 +141,12 @@ pub fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
+/// The whole part of a number that is not negative; at most a million.
+pub fn whole(number: f64) -> usize {
+    // What is no number becomes 0, as it is not larger than anything.
+    (0..=20).rev().fold(0, |sum, bit| if count(sum + (1 << bit)) <= number.min(1e6) { sum + (1 << bit) } else { sum })
+}
+
 /// Lets so many connections do the errand. On one thread: threads that wake each other would cost more than they bring.
 pub async fn drive<E: Errand>(
     errand: E,

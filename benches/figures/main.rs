@@ -144,6 +144,13 @@ struct Size {
     sizes: &'static [&'static str],
 }
 
+impl Size {
+    /// How long a run may take whose work is counted, as far as that is known before.
+    fn seconds(&self) -> f64 {
+        load::count(usize::try_from(self.millis).unwrap_or(usize::MAX)) / 500.0
+    }
+}
+
 const WHOLE: Size = Size {
     driven: 5000,
     runs: 5,
@@ -180,7 +187,7 @@ fn main() -> ExitCode {
         (Ok(runtime), None) if arguments.peer.is_peer() => {
             runtime.block_on(peer::serve(&arguments.peer)).map(|()| true)
         }
-        (Ok(runtime), None) => runtime.block_on(measure(&arguments)),
+        (Ok(runtime), None) => runtime.block_on(measure_until_told(&arguments)),
     };
     match outcome {
         Ok(kept) if kept || !arguments.check => ExitCode::SUCCESS,
@@ -189,6 +196,16 @@ fn main() -> ExitCode {
             let _ = writeln!(anstream::stderr(), "{why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As [`measure`], until a signal: what was started ends with it.
+async fn measure_until_told(arguments: &Arguments) -> Result<bool> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        outcome = Box::pin(measure(arguments)) => outcome,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("terminated".into()),
     }
 }
 

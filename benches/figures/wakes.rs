@@ -110,18 +110,21 @@ async fn waves(fleet: &mut Fleet, peer: &Peer, identity: &Identity, runs: usize,
     let mut outcome = Outcome { server: Vec::new(), bare: Vec::new(), cpu: Vec::new(), before: 0.0, peak: 0.0 };
     for number in 1..=runs {
         let bare = bare(peer, &root, identity, fleet.shape.count, time).await?;
-        set_due(fleet, true).await?;
+        if due(fleet).await? < fleet.shape.count / 2 + 1 {
+            set_due(fleet, true).await?;
+        }
+        let due = due(fleet).await?;
         fleet.start().await?;
-        let (rate, cpu) = wave(fleet, peer, time).await?;
+        let (rate, cpu) = wave(fleet, due, peer, time).await?;
         let memory = fleet.server()?.memory()?;
         fleet.stop().await?;
-        set_due(fleet, false).await?;
         tell(&format!("    wave {number}/{runs}: {rate:.0} /s, bare {bare:.0} /s"));
         outcome.server.push(rate);
         outcome.bare.push(bare);
         outcome.cpu.push(cpu);
         outcome.peak = outcome.peak.max(memory.peak);
     }
+    set_due(fleet, false).await?;
     fleet.start().await?;
     sleep(Duration::from_secs(2)).await;
     outcome.before = fleet.server()?.memory()?.resident;
@@ -129,7 +132,7 @@ async fn waves(fleet: &mut Fleet, peer: &Peer, identity: &Identity, runs: usize,
 }
 
 /// The rate of the server's pushes, from its first on, and what each costs it.
-async fn wave(fleet: &Fleet, peer: &Peer, time: Duration) -> Result<(f64, f64)> {
+async fn wave(fleet: &Fleet, due_before: usize, peer: &Peer, time: Duration) -> Result<(f64, f64)> {
     let begin = peer.accepted().await?;
     let limit = Instant::now() + PATIENCE;
     let meter = fleet.meter()?;
@@ -142,7 +145,7 @@ async fn wave(fleet: &Fleet, peer: &Peer, time: Duration) -> Result<(f64, f64)> 
         first = peer.accepted().await?;
     }
     let (from, cpu) = (Instant::now(), meter.cpu()?.0);
-    let all = begin + u64::try_from(fleet.shape.count)?;
+    let all = begin + u64::try_from(due_before)?;
     let mut now = first;
     while now < all && from.elapsed() < time {
         sleep(Duration::from_millis(5)).await;
@@ -165,8 +168,18 @@ async fn set_due(fleet: &Fleet, is_due: bool) -> Result<()> {
           WHERE enrollment_id BETWEEN {first} AND {last} {only}"
     ))
     .await?;
-    crate::bulk::finish(&mut sql).await?;
+    if is_postgres {
+        sql.run("VACUUM ANALYZE wakes").await?;
+    }
     sql.close().await
+}
+
+/// How many are due.
+async fn due(fleet: &Fleet) -> Result<usize> {
+    let mut sql = fleet.sql().await?;
+    let due = sql.number("SELECT COUNT(*) FROM wakes WHERE due_at IS NOT NULL AND due_at < 2").await?;
+    sql.close().await?;
+    Ok(usize::try_from(due)?)
 }
 
 fn push_identity() -> Result<Identity> {

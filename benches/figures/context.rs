@@ -75,6 +75,10 @@ impl Runs {
         if self.samples.iter().any(|sample| !sample.database.is_zero()) {
             note = format!("{note}; PostgreSQL {} us", self.database());
         }
+        let put_off: usize = self.samples.iter().map(|sample| sample.put_off).sum();
+        if put_off > 0 {
+            note = format!("{note}; {put_off} put off");
+        }
         let load = Spread::of(self.samples.iter().map(Sample::load_micros));
         format!("{note}; load {:.0} us", load.median)
     }
@@ -82,7 +86,8 @@ impl Runs {
     pub fn json(&self) -> Value {
         let spread = |value: fn(&Sample) -> f64| Spread::of(self.samples.iter().map(value)).json();
         let mut json = json!({
-            "runs": self.samples.len(), "per_second": spread(Sample::rate), "server_cpu_us": spread(Sample::server_micros),
+            "runs": self.samples.len(), "put_off": self.samples.iter().map(|sample| sample.put_off).sum::<usize>(),
+            "per_second": spread(Sample::rate), "server_cpu_us": spread(Sample::server_micros),
             "postgres_cpu_us": spread(Sample::database_micros), "load_cpu_us": spread(Sample::load_micros),
         });
         if !self.ceiling.is_empty() {

@@ -99,7 +99,7 @@ impl Errand for Cycle {
     async fn run(&self, link: &mut Link, turn: Turn) -> Result<bool> {
         let Some((poll, answer, at)) = self.devices.get(turn.number) else { return Ok(false) };
         let wire = link.wire().await?;
-        let offered = wire.ask(poll).await?;
+        let offered = wire.ask_again(poll).await?;
         let Some(command) = command_in(&offered.body).filter(|_| offered.status == 200) else {
             return Err(format!("no command where one waits: {}", offered.unexpected()).into());
         };

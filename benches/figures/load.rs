@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::Result;
 use crate::database::cpu_of_postgres;
 use crate::machine::cpu_of;
-use crate::wire::Wire;
+use crate::wire::{PUT_OFF, Wire};
 
 /// No measurement takes as long as this.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -75,6 +76,7 @@ struct Reading {
     load: Duration,
     at: Instant,
     done: usize,
+    put_off: usize,
 }
 
 impl Meter {
@@ -85,7 +87,14 @@ impl Meter {
 
     fn read(self, done: usize) -> Result<Reading> {
         let (server, database) = self.cpu()?;
-        Ok(Reading { server, database, load: cpu_of(std::process::id())?, at: Instant::now(), done })
+        Ok(Reading {
+            server,
+            database,
+            load: cpu_of(std::process::id())?,
+            at: Instant::now(),
+            done,
+            put_off: PUT_OFF.load(Ordering::Relaxed),
+        })
     }
 }
 
@@ -93,6 +102,8 @@ impl Meter {
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub done: usize,
+    /// How many requests the server put off (503).
+    pub put_off: usize,
     pub server: Duration,
     pub database: Duration,
     pub load: Duration,
@@ -104,6 +115,7 @@ impl Sample {
     pub fn plus(self, other: Self) -> Self {
         Self {
             done: self.done + other.done,
+            put_off: self.put_off + other.put_off,
             server: self.server + other.server,
             database: self.database + other.database,
             load: self.load + other.load,
@@ -243,6 +255,7 @@ async fn on_this_thread<E: Errand>(
     let (begin, end) = outcome.map_err(|_| "the server did not answer in time")??;
     Ok(Sample {
         done: end.done - begin.done,
+        put_off: end.put_off - begin.put_off,
         server: end.server.saturating_sub(begin.server),
         database: end.database.saturating_sub(begin.database),
         load: end.load.saturating_sub(begin.load),

@@ -82,7 +82,7 @@ struct Ask {
 impl Errand for Ask {
     async fn run(&self, link: &mut Link, turn: Turn) -> Result<bool> {
         let Some(poll) = self.polls.get(turn.number) else { return Ok(false) };
-        let offered = link.wire().await?.ask(poll).await?;
+        let offered = link.wire().await?.ask_again(poll).await?;
         let command = command_in(&offered.body).map(Bytes::copy_from_slice);
         if command.is_none() {
             return Err(format!("no command where one waits: {}", offered.unexpected()).into());

@@ -136,23 +136,24 @@ async fn wave(fleet: &Fleet, due_before: usize, peer: &Peer, time: Duration) -> 
     let begin = peer.accepted().await?;
     let limit = Instant::now() + PATIENCE;
     let meter = fleet.meter()?;
-    let mut first = begin;
-    while first <= begin {
+    // From the last moment on at which there was none yet.
+    let (mut from, mut cpu) = (Instant::now(), meter.cpu()?.0);
+    let mut now = peer.accepted().await?;
+    while now <= begin {
         if Instant::now() > limit {
             return Err("the server sends no push".into());
         }
         sleep(Duration::from_millis(2)).await;
-        first = peer.accepted().await?;
+        (from, cpu) = (Instant::now(), meter.cpu()?.0);
+        now = peer.accepted().await?;
     }
-    let (from, cpu) = (Instant::now(), meter.cpu()?.0);
     let all = begin + u64::try_from(due_before)?;
-    let mut now = first;
     while now < all && from.elapsed() < time {
         sleep(Duration::from_millis(5)).await;
         now = peer.accepted().await?;
     }
     let (took, cpu) = (from.elapsed(), meter.cpu()?.0.saturating_sub(cpu));
-    let sent = count(usize::try_from(now - first)?).max(1.0);
+    let sent = count(usize::try_from(now - begin)?).max(1.0);
     Ok((sent / took.as_secs_f64(), cpu.as_secs_f64() * 1e6 / sent))
 }
 

@@ -2,13 +2,21 @@
 //! load costs is missing to the server, since both share the processors.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use crate::Result;
 
+/// How many requests were put off (503) and sent again, since the start.
+pub static PUT_OFF: AtomicUsize = AtomicUsize::new(0);
+/// How often a request is sent again, and after which time.
+const MOST_PUT_OFF: usize = 200;
+const PAUSE: Duration = Duration::from_millis(50);
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -73,9 +81,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(Answer { status, body })
     }
 
-    /// As [`Wire::ask`], where the answer must be 200 without a body.
+    /// As [`Wire::ask`]; what the server puts off is sent again, as devices do.
+    pub async fn ask_again(&mut self, request: &[u8]) -> Result<Answer> {
+        for _ in 0..MOST_PUT_OFF {
+            let answer = self.ask(request).await?;
+            if answer.status != 503 {
+                return Ok(answer);
+            }
+            PUT_OFF.fetch_add(1, Ordering::Relaxed);
+            sleep(PAUSE).await;
+        }
+        self.ask(request).await
+    }
+
+    /// As [`Wire::ask_again`], where the answer must be 200 without a body.
     pub async fn expect_nothing(&mut self, request: &[u8]) -> Result<()> {
-        let answer = self.ask(request).await?;
+        let answer = self.ask_again(request).await?;
         if answer.status == 200 && answer.body.is_empty() { Ok(()) } else { Err(answer.unexpected()) }
     }
 

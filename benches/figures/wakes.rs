@@ -114,8 +114,9 @@ async fn waves(fleet: &mut Fleet, peer: &Peer, identity: &Identity, runs: usize,
             set_due(fleet, true).await?;
         }
         let due = due(fleet).await?;
+        let all = peer.accepted().await? + u64::try_from(due)?;
         fleet.start().await?;
-        let (rate, cpu) = wave(fleet, due, peer, time).await?;
+        let (rate, cpu) = wave(fleet, all, peer, time).await?;
         let memory = fleet.server()?.memory()?;
         fleet.stop().await?;
         tell(&format!("    wave {number}/{runs}: {rate:.0} /s, bare {bare:.0} /s"));
@@ -131,15 +132,16 @@ async fn waves(fleet: &mut Fleet, peer: &Peer, identity: &Identity, runs: usize,
     Ok(outcome)
 }
 
-/// The rate of the server's pushes, from its first on, and what each costs it.
-async fn wave(fleet: &Fleet, due_before: usize, peer: &Peer, time: Duration) -> Result<(f64, f64)> {
+/// The rate of the server's pushes until there were `all`, and what each costs it. Those that came while it started do
+/// not count.
+async fn wave(fleet: &Fleet, all: u64, peer: &Peer, time: Duration) -> Result<(f64, f64)> {
     let begin = peer.accepted().await?;
     let limit = Instant::now() + PATIENCE;
     let meter = fleet.meter()?;
     // From the last moment on at which there was none yet.
     let (mut from, mut cpu) = (Instant::now(), meter.cpu()?.0);
     let mut now = peer.accepted().await?;
-    while now <= begin {
+    while now <= begin && now < all {
         if Instant::now() > limit {
             return Err("the server sends no push".into());
         }
@@ -147,7 +149,6 @@ async fn wave(fleet: &Fleet, due_before: usize, peer: &Peer, time: Duration) -> 
         (from, cpu) = (Instant::now(), meter.cpu()?.0);
         now = peer.accepted().await?;
     }
-    let all = begin + u64::try_from(due_before)?;
     while now < all && from.elapsed() < time {
         sleep(Duration::from_millis(5)).await;
         now = peer.accepted().await?;

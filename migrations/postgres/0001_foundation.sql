@@ -2,8 +2,9 @@
 -- (BIGINT/INTEGER, BYTEA/BLOB, UUID/BLOB, BOOLEAN/INTEGER).
 --
 -- Times are microseconds since the epoch, UTC. Ids are UUIDv7 of our own; Apple's ids stand beside them and are never
--- keys of ours. Columns that end in _sealed are encrypted and authenticated under the master key. Rows of devices,
--- enrollments and commands are never deleted, only closed, so that history stays; hence no cascading foreign keys.
+-- keys of ours. Columns that end in _sealed are encrypted and authenticated under the master key. Rows of devices
+-- and enrollments are never deleted, only closed; commands and what belongs to them are pruned in batches when they are
+-- old. Hence no cascading foreign keys.
 
 -- Who may use the API. Only the hash of a token is kept.
 CREATE TABLE api_tokens (
@@ -283,10 +284,13 @@ CREATE TABLE commands (
     created_at      BIGINT  NOT NULL,
     created_by      TEXT    NOT NULL,
     expires_at      BIGINT,
-    cancelled_at    BIGINT
+    cancelled_at    BIGINT,
+    -- Since when it is handed to nobody, after a restore, until an admin releases it.
+    held_at         BIGINT
 );
 CREATE INDEX commands_for_all ON commands (fleet_number) WHERE fleet_number IS NOT NULL;
 CREATE INDEX commands_of_admins ON commands (id) WHERE internal = FALSE;
+CREATE INDEX commands_held ON commands (id) WHERE held_at IS NOT NULL;
 
 -- One command for one enrollment. The states and their graph are `model::DeliveryState`.
 CREATE TABLE deliveries (
@@ -317,6 +321,9 @@ CREATE INDEX deliveries_unconfirmed ON deliveries (enrollment_id, priority, queu
 CREATE INDEX deliveries_expiring ON deliveries (expires_at)
     WHERE expires_at IS NOT NULL AND state IN ('queued', 'not_now');
 CREATE INDEX deliveries_by_command ON deliveries (command_id, enrollment_id);
+-- By the time of their end, for those that are pruned.
+CREATE INDEX deliveries_ended ON deliveries (updated_at)
+    WHERE state IN ('acknowledged', 'error', 'cancelled', 'expired', 'presumed_done');
 
 CREATE TABLE delivery_transitions (
     enrollment_id   UUID    NOT NULL,
@@ -342,6 +349,7 @@ CREATE TABLE reports (
     PRIMARY KEY (enrollment_id, id)
 );
 CREATE INDEX reports_by_command ON reports (command_id, enrollment_id) WHERE command_id IS NOT NULL;
+CREATE INDEX reports_by_time ON reports (received_at);
 
 -- The last that is known of a device, by kind ('device_information', 'security_info', ...), as JSON.
 CREATE TABLE inventory (

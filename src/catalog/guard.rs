@@ -25,6 +25,10 @@ impl Destruction {
     }
 }
 
+/// The request types that take something from whoever holds the device, in lower case: those that nobody wants to see
+/// done by a server that came back from a backup, beside all that is a [`Destruction`].
+pub const HELD_AFTER_RESTORE: [&str; 4] = ["erasedevice", "devicelock", "clearpasscode", "clearrestrictionspassword"];
+
 /// What the request destroys, judged by what goes to the device, whatever verb or entrance it came by.
 ///
 /// `enrollment_profiles` are the identifiers of the enrollment profiles on the devices that it is for; none stands for

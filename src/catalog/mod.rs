@@ -20,7 +20,7 @@ mod tests;
 mod verb;
 
 pub use build::{Built, Fill, build, without_query};
-pub use guard::{Destruction, destruction, removes_a_profile, resend};
+pub use guard::{Destruction, HELD_AFTER_RESTORE, destruction, removes_a_profile, resend};
 pub use verb::{App, AppAttributes, InstallApp, Obliteration, Profile, ReturnToService, Verb, Wipe};
 
 /// What is wrong with a command, and where.

@@ -3,16 +3,19 @@
 //! Exit codes: 0 if all went well, 1 if something did not, 2 if the command line or the settings have to be corrected
 //! first.
 
+mod backup;
 mod completions;
 mod demo;
 mod doctor;
 mod error;
+mod held;
 mod init;
 mod migrate;
 mod named;
 pub mod open;
 mod openapi;
 mod progress;
+mod restore;
 mod rotate_key;
 mod serve;
 pub mod server;
@@ -59,6 +62,12 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Make, list and end tokens for the API.
     Token(token::Arguments),
+    /// Copy an SQLite database into a file, while the server goes on.
+    Backup(backup::Arguments),
+    /// Put a backup of an SQLite database in place, or mark a database that was restored by other means.
+    Restore(restore::Arguments),
+    /// List, release and cancel what is held since the database was restored.
+    Held(held::Arguments),
     /// Check an installation: a line for each thing, and what to do about it.
     Doctor(doctor::Arguments),
     /// Change the master key: make a new one, then seal everything that is stored anew under it.
@@ -87,6 +96,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Simulate(command) => simulate::run(&command),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
+        Command::Held(arguments) => held::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::RotateKey(arguments) => rotate_key::run(&arguments),
         Command::Openapi => openapi::run(),

@@ -119,8 +119,15 @@ impl ServerLock {
     /// # Errors
     /// [`Error::Busy`] when another server has it.
     pub fn take(store: &Store) -> Result<Self, Error> {
-        let Some(database) = store.sqlite_file() else { return Ok(Self { _file: None }) };
-        let path = lock_path(&database);
+        store.sqlite_file().map_or(Ok(Self { _file: None }), |database| Self::take_for(&database))
+    }
+
+    /// The same for the file of an SQLite database that need not be there.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when a server has it.
+    pub fn take_for(database: &Path) -> Result<Self, Error> {
+        let path = lock_path(database);
         let cannot = |e: std::io::Error| Error::Busy(format!("cannot lock {}: {e}", path.display()));
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(cannot)?;
         match file.try_lock() {

@@ -40,6 +40,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         // Made by `init` or `migrate` alone: in the place of one that is lost, an empty one would look like an
         // installation that nobody has used yet.
         let store = open::store(&settings, false).await?;
+        if store.is_backup().await? {
+            return Err(Error::Refused(
+                "database.url: the file is a backup that was put in place by hand; run `muster restore --mark` first: it \
+                 holds the wipes and locks that may have been done since, and ends old enrollment links"
+                    .to_owned(),
+            ));
+        }
         let app = open::app(settings, store, Arc::new(SystemClock), Arc::new(SystemRandomness))?;
         let shutdown = Shutdown::new();
         shutdown.on_signals(PATIENCE).map_err(|e| Error::Listen(format!("cannot watch signals: {e}")))?;

@@ -169,7 +169,7 @@ pub(super) async fn materialize(tx: &mut Write, enrollment: &Enrollment, now: Ti
 
 /// Whether anything is open for an enrollment, or a command for all not yet looked at.
 pub(super) async fn is_anything_waiting(tx: &mut Write, enrollment: &Enrollment) -> Result<bool, Error> {
-    if tx.has_open_deliveries(enrollment.id).await? {
+    if tx.has_deliverable(enrollment.id).await? {
         return Ok(true);
     }
     match enrollment.fleet_cursor.filter(|_| enrollment.parent_id.is_none()) {
@@ -241,7 +241,8 @@ pub(super) async fn next(
             }
         }
     }
-    let remains = tx.has_open_deliveries(enrollment.id).await?;
+    // What is held wakes nobody: it is asked for when it is released.
+    let remains = tx.has_deliverable(enrollment.id).await?;
     let wake = remains.then(|| {
         let spread = Duration::from_micros(app.random.below(u64::try_from(NOT_NOW.as_micros()).unwrap_or(0)));
         now.plus(NOT_NOW).plus(spread)
@@ -326,6 +327,11 @@ async fn offer(
         } else {
             apply(tx, delivery, Transition::Void, now, Some("cancelled")).await?;
         }
+        return Ok(None);
+    }
+    if command.held_at.is_some() {
+        // Since a restore: it may have been done, or withdrawn, after the backup. An admin has to say that it is meant.
+        tx.leave_delivery(delivery, connection).await?;
         return Ok(None);
     }
     let payload = match fill::apply(app, tx, enrollment, &command, now).await {

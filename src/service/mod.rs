@@ -18,6 +18,7 @@ pub mod device_identity;
 pub mod devices;
 pub mod enrollment;
 pub mod enrollment_profile;
+pub mod held;
 pub mod history;
 pub mod idempotency;
 pub mod outlook;

@@ -26,6 +26,7 @@ pub struct CommandRow {
     pub created_by: String,
     pub expires_at: Option<Timestamp>,
     pub cancelled_at: Option<Timestamp>,
+    pub held_at: Option<Timestamp>,
 }
 
 columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at);
@@ -48,6 +49,7 @@ pub struct ListedCommand {
     pub created_by: String,
     pub expires_at: Option<Timestamp>,
     pub cancelled_at: Option<Timestamp>,
+    pub held_at: Option<Timestamp>,
 }
 
 /// Which commands a list shows. What is none does not matter.
@@ -61,14 +63,17 @@ pub struct CommandFilter {
     pub created_by: Option<String>,
     /// Whether the server's own are shown too.
     pub with_internal: bool,
+    /// Whether only those are shown that are held since a restore.
+    pub only_held: bool,
 }
 
-/// The texts of a list of commands: those of admins have an index of their own, as the server's outnumber them.
+/// The texts of a list of commands: those of admins have an index of their own, as the server's outnumber them, and so
+/// have those that are held.
 macro_rules! command_list {
     ($which:literal, $compare:literal, $direction:literal) => {
         concat!(
             "SELECT id, verb, request_type, summary, priority, internal, target, target_count, fleet_number,
-                    materialized, created_at, created_by, expires_at, cancelled_at
+                    materialized, created_at, created_by, expires_at, cancelled_at, held_at
                FROM commands
               WHERE id ",
             $compare,
@@ -116,7 +121,7 @@ impl Read {
             fetch_optional,
             query_as(
                 "SELECT id, verb, request_type, summary, priority, internal, target, target_count, fleet_number,
-                        materialized, created_at, created_by, expires_at, cancelled_at
+                        materialized, created_at, created_by, expires_at, cancelled_at, held_at
                    FROM commands WHERE id = $1",
                 id
             )
@@ -134,11 +139,13 @@ impl Read {
         let after = after.unwrap_or(CommandId(if is_descending { Uuid::max() } else { Uuid::nil() }));
         let (verb, request_type) = (filter.verb.as_deref(), filter.request_type.as_deref());
         let created_by = filter.created_by.as_deref();
-        let sql = match (filter.with_internal, is_descending) {
-            (false, true) => command_list!(" AND internal = FALSE", "<", "DESC"),
-            (false, false) => command_list!(" AND internal = FALSE", ">", "ASC"),
-            (true, true) => command_list!("", "<", "DESC"),
-            (true, false) => command_list!("", ">", "ASC"),
+        let sql = match (filter.only_held, filter.with_internal, is_descending) {
+            (true, _, true) => command_list!(" AND held_at IS NOT NULL", "<", "DESC"),
+            (true, _, false) => command_list!(" AND held_at IS NOT NULL", ">", "ASC"),
+            (false, false, true) => command_list!(" AND internal = FALSE", "<", "DESC"),
+            (false, false, false) => command_list!(" AND internal = FALSE", ">", "ASC"),
+            (false, true, true) => command_list!("", "<", "DESC"),
+            (false, true, false) => command_list!("", ">", "ASC"),
         };
         on!(self, fetch_all, query_as(sql, after, verb, request_type, created_by, limit))
     }
@@ -288,7 +295,8 @@ impl Write {
     pub async fn cancel_command(&mut self, id: CommandId, now: Timestamp) -> Result<(), StoreError> {
         run!(
             self,
-            "UPDATE commands SET cancelled_at = $2, materialized = TRUE WHERE id = $1 AND cancelled_at IS NULL",
+            "UPDATE commands SET cancelled_at = $2, materialized = TRUE, held_at = NULL
+              WHERE id = $1 AND cancelled_at IS NULL",
             id,
             now
         )

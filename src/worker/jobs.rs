@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{CommandId, EnrollmentId};
-use crate::service::{App, Error, commands, push_certificates};
+use crate::service::{App, Error, commands, held, push_certificates};
 use crate::store::JobRow;
 
 /// How long one batch of a job may take before another process may take it over: with each the lease begins anew.
@@ -75,6 +75,16 @@ async fn run(app: &App, job: &mut JobRow) -> Result<Ended, Error> {
             let mut task: push_certificates::WakeTopic = payload(job)?;
             while let Some(last) = push_certificates::wake_batch(app, &task.topic, task.after.unwrap_or(nobody)).await?
             {
+                task.after = Some(last);
+                if !go_on(app, job, &task).await? {
+                    return Ok(Ended::Lost);
+                }
+            }
+            Ok(Ended::Done)
+        }
+        held::WAKE_RELEASED => {
+            let mut task: held::WakeReleased = payload(job)?;
+            while let Some(last) = held::wake_batch(app, task.command, task.after.unwrap_or(nobody)).await? {
                 task.after = Some(last);
                 if !go_on(app, job, &task).await? {
                     return Ok(Ended::Lost);

@@ -77,6 +77,10 @@ pub(super) async fn condition(report: &mut Report, patient: &Patient<'_>, store:
             report.fail("database_write", why.to_string(), action);
         }
     }
+    if store.is_backup().await? {
+        let found = "the file is a backup that was put in place by hand";
+        report.fail("restored", found, "run `muster restore --mark`: without it nothing is held that may be done by now");
+    }
     if let Some(file) = store.sqlite_file() {
         server(report, &file);
     }
@@ -93,6 +97,11 @@ pub(super) async fn condition(report: &mut Report, patient: &Patient<'_>, store:
     }
     if jobs.dead == 0 && jobs.overdue == 0 {
         report.ok("jobs", "none was given up, none waits for long");
+    }
+    let held = read.count_held_commands().await?;
+    if held > 0 {
+        let found = format!("{held} are held since the database was restored");
+        report.warn("held_commands", found, "look through them: `muster held list`, then release or cancel each");
     }
     match read.some_admin_token(now).await? {
         Some(_) => report.ok("admin_tokens", "there is one that holds"),

@@ -13,6 +13,7 @@ mod secrets;
 use clap::Args;
 
 use self::finding::{Report, State};
+pub(super) use self::secrets::unopened;
 use super::{Error, SettingsFile, SystemClock};
 use crate::config::{DatabaseUrl, Settings};
 use crate::model::{Clock, Timestamp};

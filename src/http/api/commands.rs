@@ -24,7 +24,7 @@ use crate::catalog::Verb;
 use crate::model::{CommandId, DeliveryState, EnrollmentId, Timestamp};
 use crate::service::commands::{self, Accepted, PushNote};
 use crate::service::devices::{self, DeviceName};
-use crate::service::{App, Fault, history};
+use crate::service::{App, Fault, held, history};
 use crate::store::CommandFilter;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -32,6 +32,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(list_commands, send_command))
         .routes(routes!(get_command, cancel_command))
         .routes(routes!(redeliver_command))
+        .routes(routes!(release_command))
+        .routes(routes!(release_held_commands))
         .routes(routes!(get_delivery))
         .routes(routes!(get_report))
 }
@@ -203,6 +205,8 @@ struct CommandQuery {
     created_by: Option<String>,
     /// Whether to show what the server itself asked for, too.
     internal: Option<bool>,
+    /// Whether to show only what is held since the database was restored.
+    held: Option<bool>,
     /// The order; `-` turns it around.
     #[param(inline)]
     sort: Option<TimeSort>,
@@ -239,6 +243,7 @@ async fn list_commands(
         request_type: query.request_type,
         created_by: query.created_by,
         with_internal: query.internal.unwrap_or(false),
+        only_held: query.held.unwrap_or(false),
     };
     let is_descending = matches!(query.sort.unwrap_or_default(), TimeSort::Descending);
     let rows = history::commands(&app, &filter, is_descending, window.after, window.rows()).await?;
@@ -332,6 +337,52 @@ async fn redeliver_command(
 ) -> Result<Json<Redelivery>, Problem> {
     let redelivered = commands::redeliver(&app, &caller.0, id, query.confirm).await?;
     Ok(Json(Redelivery { redelivered }))
+}
+
+/// What was released.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Release {
+    /// Commands that go on.
+    #[schema(example = 1)]
+    released: u64,
+}
+
+/// Release a command
+///
+/// One that is held since the database was restored (`held_at`). It is handed over from now on, and its devices are woken.
+/// To withdraw it instead, cancel it.
+#[utoipa::path(post, path = "/api/v1/commands/{id}/release", tag = "Commands", params(("id" = CommandId, Path)),
+    responses((status = 200, body = Release)))]
+async fn release_command(
+    State(app): State<App>,
+    caller: Caller,
+    At(id): At<CommandId>,
+) -> Result<Json<Release>, Problem> {
+    held::release(&app, &caller.0, id).await?;
+    Ok(Json(Release { released: 1 }))
+}
+
+/// How many commands are meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ReleaseQuery {
+    /// How many commands you believe to be held.
+    #[param(minimum = 0, maximum = 1_000_000_000)]
+    confirm: Option<u64>,
+}
+
+/// Release all commands
+///
+/// All that are held since the database was restored.
+#[utoipa::path(post, path = "/api/v1/commands/release-held", tag = "Commands", params(ReleaseQuery),
+    responses((status = 200, body = Release)))]
+async fn release_held_commands(
+    State(app): State<App>,
+    caller: Caller,
+    Query { value: query, .. }: Query<ReleaseQuery>,
+) -> Result<Json<Release>, Problem> {
+    Ok(Json(Release { released: held::release_all(&app, &caller.0, query.confirm).await? }))
 }
 
 /// Show a delivery

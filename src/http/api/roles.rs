@@ -39,6 +39,8 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/api/v1/commands/{id}", Role::Viewer),
     rule("DELETE", "/api/v1/commands/{id}", Role::Operator),
     rule("POST", "/api/v1/commands/{id}/redeliver", Role::Operator),
+    rule("POST", "/api/v1/commands/{id}/release", Role::Admin),
+    rule("POST", "/api/v1/commands/release-held", Role::Admin),
     rule("GET", "/api/v1/commands/{id}/deliveries/{enrollment_id}", Role::Viewer),
     rule("GET", "/api/v1/commands/{id}/deliveries/{enrollment_id}/report", Role::Operator),
     rule("GET", "/api/v1/enrollment-links", Role::Viewer),

@@ -88,7 +88,7 @@ async fn audit_cancellation(
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Conflict`] when nothing of this command is unconfirmed, when it was cancelled or its time
-/// ran out (it would never be handed over), and `confirmation_needed`; [`Error::Denied`] where the role does not allow it.
+/// ran out (it would never be handed over), `command_held`, and `confirmation_needed`; [`Error::Denied`] where the role does not allow it.
 pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<u64>) -> Result<u64, Error> {
     let now = app.clock.now();
     let mut tx = app.store.begin_write().await?;
@@ -98,6 +98,10 @@ pub async fn redeliver(app: &App, actor: &Actor, id: CommandId, confirm: Option<
         (None, Some(at)) => Some(format!("the command's time ran out at {at}")),
         (None, None) => None,
     };
+    if command.held_at.is_some() {
+        let detail = "the command is held since the database was restored; release it first, or cancel it";
+        return Err(Error::conflict("command_held", detail));
+    }
     if let Some(over) = over {
         let detail = format!("{over}, so that it is not handed over any more; ask for it anew");
         return Err(Error::conflict("nothing_unconfirmed", detail));
@@ -225,6 +229,8 @@ pub async fn materialize_batch(
     let mut tx = app.store.begin_write().await?;
     let Some(command) = tx.command(id).await? else { return Ok(None) };
     let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
+    // What is held wakes nobody.
+    let push = push && command.held_at.is_none();
     let batch = tx.enrollments_before_fleet_number(number, push.then_some(id), after, LIMIT).await?;
     for enrollment in &batch {
         let Some(locked) = tx.enrollment_by_id_for_update(*enrollment).await? else { continue };

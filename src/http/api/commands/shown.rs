@@ -46,6 +46,9 @@ pub(in super::super) struct ListedCommand {
     expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cancelled_at: Option<Timestamp>,
+    /// Since when it is handed to no device: the database was restored, and an admin has to release it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_at: Option<Timestamp>,
 }
 
 impl From<store::ListedCommand> for ListedCommand {
@@ -63,6 +66,7 @@ impl From<store::ListedCommand> for ListedCommand {
             created_by: row.created_by,
             expires_at: row.expires_at,
             cancelled_at: row.cancelled_at,
+            held_at: row.held_at,
         }
     }
 }

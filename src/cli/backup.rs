@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,7 +84,8 @@ fn begin(file: &Path) -> Result<(PathBuf, File), Error> {
         }
         Err(TryLockError::Error(e)) => return Err(cannot(e)),
     }
-    // Of one that was broken off.
+    // Of one that was broken off, which may have been under other eyes.
+    partial.set_permissions(fs::Permissions::from_mode(0o600)).map_err(cannot)?;
     partial.set_len(0).map_err(cannot)?;
     Ok((path, partial))
 }

@@ -127,13 +127,7 @@ pub async fn release_all(app: &App, actor: &Actor, confirm: Option<u64>) -> Resu
     Ok(released)
 }
 
-async fn release_one(
-    app: &App,
-    tx: &mut Write,
-    actor: &Actor,
-    id: CommandId,
-    now: Timestamp,
-) -> Result<bool, Error> {
+async fn release_one(app: &App, tx: &mut Write, actor: &Actor, id: CommandId, now: Timestamp) -> Result<bool, Error> {
     if !tx.release_command(id).await? {
         return Ok(false);
     }

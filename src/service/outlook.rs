@@ -60,7 +60,8 @@ pub async fn concerns(app: &App) -> Result<Vec<Concern>, Error> {
     concerns.extend(differing.sentences().into_iter().map(|(found, action)| Concern { found, action }));
     let held = read.count_held_commands().await?;
     if held > 0 {
-        concerns.push(Concern { found: format!("{held} commands are held since the database was restored"), action: HELD });
+        concerns
+            .push(Concern { found: format!("{held} commands are held since the database was restored"), action: HELD });
     }
     let identities = read.ending_identities(now, NOT_RENEWED_SOON).await?;
     if identities.not_renewed > 0 {
@@ -122,7 +123,8 @@ pub const REFUSED: &str = "the server asks again ever less often, at last once a
                            GET /api/v1/devices/ID, and enroll the device anew if it goes on to refuse";
 
 /// What to do about commands that are held.
-pub const HELD: &str = "look through them and release or cancel each: `muster held list`, or GET /api/v1/commands?held=true";
+pub const HELD: &str =
+    "look through them and release or cancel each: `muster held list`, or GET /api/v1/commands?held=true";
 
 /// Writes them to the log.
 ///

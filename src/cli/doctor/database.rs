@@ -79,7 +79,11 @@ pub(super) async fn condition(report: &mut Report, patient: &Patient<'_>, store:
     }
     if store.is_backup().await? {
         let found = "the file is a backup that was put in place by hand";
-        report.fail("restored", found, "run `muster restore --mark`: without it nothing is held that may be done by now");
+        report.fail(
+            "restored",
+            found,
+            "run `muster restore --mark`: without it nothing is held that may be done by now",
+        );
     }
     if let Some(file) = store.sqlite_file() {
         server(report, &file);

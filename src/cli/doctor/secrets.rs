@@ -15,7 +15,8 @@ pub(super) async fn check(report: &mut Report, patient: &Patient<'_>, read: &mut
     let mut is_sound = true;
     for fault in unopened(vault, read).await? {
         is_sound = false;
-        let action = "name the key that it was sealed under in master_key.file or master_key.older, or restore a backup";
+        let action =
+            "name the key that it was sealed under in master_key.file or master_key.older, or restore a backup";
         report.fail(check, fault, action);
     }
     let (mut current, mut older, mut unknown) = (0, 0, BTreeMap::new());

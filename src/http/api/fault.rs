@@ -22,7 +22,11 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("body_too_slow", 408, "the body did not arrive in time"),
     ("conflict", 409, "another request changed the same at the same time; try again"),
     ("ambiguous_device", 409, "several devices have this serial number; use the id"),
-    ("confirmation_needed", 409, "destroys on several devices, or is for several commands; send `confirm` with the number that `detail` names"),
+    (
+        "confirmation_needed",
+        409,
+        "destroys on several devices, or is for several commands; send `confirm` with the number that `detail` names",
+    ),
     ("no_target", 409, "none of the targets can get the command"),
     ("not_enrolled", 409, "the device is not enrolled, so it cannot be woken"),
     ("command_held", 409, "the command is held since the database was restored; release or cancel it first"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use muster::model::{Clock, ManualClock, Randomness, SeededRandomness, Sha256, Timestamp};
 use muster::store::{Options, Read, Store, Write};
 use sqlx::migrate::Migrator;
@@ -132,6 +132,23 @@ impl TestDb {
         connect(&self.url).await
     }
 
+    /// A backup of the database as it is now, put in place as a database of its own: on SQLite the file that a backup
+    /// makes, on PostgreSQL the rows of all tables from one state, as a dump has them. On PostgreSQL it is there until the
+    /// tests' server ends.
+    pub async fn restored(&self) -> Self {
+        let url = if let Some(file) = self.store.sqlite_file() {
+            let copy = file.with_file_name(format!("copy-{}.db", DATABASES.fetch_add(1, Ordering::SeqCst)));
+            self.store.copy_into(&copy).await.unwrap();
+            format!("sqlite:{}", copy.display())
+        } else {
+            let Place::Postgres(name) = place(Kind::Postgres, true).await else { unreachable!() };
+            let url = postgres_url(&name);
+            copy_rows(&self.url, &url).await;
+            url
+        };
+        Self { store: connect(&url).await, url, ..self.clone() }
+    }
+
     /// Runs SQL beside the store, for what the store has no function for: to break things, or to look at them.
     pub async fn execute(&self, sql: &str) {
         execute(&self.url, sql).await;
@@ -141,6 +158,34 @@ impl TestDb {
     pub async fn texts(&self, sql: &str) -> Vec<String> {
         texts(&self.url, sql).await
     }
+}
+
+/// Copies all rows of a migrated PostgreSQL database into another one.
+async fn copy_rows(from: &str, to: &str) {
+    let (mut from, mut to) = (PgConnection::connect(from).await.unwrap(), PgConnection::connect(to).await.unwrap());
+    command(&mut from, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> '_sqlx_migrations'",
+    )
+    .fetch_all(&mut from)
+    .await
+    .unwrap();
+    for table in tables {
+        command(&mut to, &format!("TRUNCATE {table}")).await;
+        let mut rows = from.copy_out_raw(&format!("COPY {table} TO STDOUT")).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(piece) = rows.next().await {
+            bytes.extend_from_slice(&piece.unwrap());
+        }
+        drop(rows);
+        let mut into = to.copy_in_raw(&format!("COPY {table} FROM STDIN")).await.unwrap();
+        into.send(bytes).await.unwrap();
+        into.finish().await.unwrap();
+    }
+    let number: i64 = sqlx::query_scalar("SELECT last_value FROM fleet_numbers").fetch_one(&mut from).await.unwrap();
+    command(&mut to, &format!("SELECT setval('fleet_numbers', {number})")).await;
+    from.close().await.unwrap();
+    to.close().await.unwrap();
 }
 
 /// Runs SQL on the database at a URL.

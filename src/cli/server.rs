@@ -24,6 +24,7 @@ use crate::http::tls::{CertificateFiles, ServerCertificate, Tls};
 use crate::http::{self as web, Limits, Listener, Metrics, Problem, Proxies, Shutdown};
 use crate::pki::Identity;
 use crate::pki::identity::rustls_certificate;
+use crate::service::retention::Pruned;
 use crate::service::{App, authorities};
 use crate::worker;
 
@@ -139,11 +140,19 @@ impl Server {
         if let Some(tls) = device_tls {
             background.push(tokio::spawn(keep_trust(app.clone(), tls, shutdown.clone())));
         }
-        let counters = metrics.clone();
+        let (counters, pruned) = (metrics.clone(), metrics.clone());
         let workers = tokio::spawn(worker::run(
             app.clone(),
             shutdown.stopping().clone(),
             Arc::new(move |result| counters.pushed(result)),
+            Arc::new(move |bit: &Pruned| {
+                pruned.pruned(&[
+                    ("reports", bit.reports),
+                    ("deliveries", bit.deliveries),
+                    ("commands", bit.commands),
+                    ("audit", bit.audit),
+                ]);
+            }),
         ));
 
         let serving = web::serve(listeners, shutdown.clone(), metrics.clone());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::DatabaseUrl;
 use super::reader::Reader;
 use super::settings::{Admin, DeviceTls, Devices, Pages, ProfileSigning, Proxy, Settings};
-use super::value::Size;
+use super::value::{Keep, Size};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -60,6 +60,15 @@ fn ranges(settings: &Settings, reader: &mut Reader) {
     reader.within("scep.certificate_lifetime", settings.scep.certificate_lifetime, DAY..=DAY * 1825, duration);
     reader.within("push.sync_interval", settings.push.sync_interval, SECOND * 60..=DAY * 7, duration);
     reader.within("push.expiration", settings.push.expiration, HOUR..=DAY * 30, duration);
+    for (key, keep) in [
+        ("retention.commands", settings.retention.commands),
+        ("retention.reports", settings.retention.reports),
+        ("retention.audit", settings.retention.audit),
+    ] {
+        if let Keep::For(span) = keep {
+            reader.within(key, span, HOUR..=DAY * 36_500, duration);
+        }
+    }
     let bytes = Size::of;
     reader.within(
         "devices.max_checkin_size",

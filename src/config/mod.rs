@@ -24,7 +24,7 @@ pub use settings::{
     Admin, Apps, Database, DeviceTls, Devices, Enrollment, IdentityForm, Log, LogFormat, MasterKeys, Metrics,
     Organization, Pages, ProfileSigning, Profiles, Proxy, Push, Reenroll, Scep, Settings, Vendor,
 };
-pub use value::{DataPath, Size};
+pub use value::{DataPath, Keep, Size};
 pub use write::template;
 
 /// The largest file of settings that is read, in bytes.

@@ -12,7 +12,7 @@ use super::fault::Faults;
 use super::network::Network;
 use super::reader::Preset::{Default, Example, Required};
 use super::reader::{Key, Reader, Section};
-use super::value::{DataPath, Size, words};
+use super::value::{DataPath, Keep, Size, words};
 use crate::model::Secret;
 
 /// Makes a struct of a section's settings, the list of them for the written file, and what reads them.
@@ -303,6 +303,20 @@ section! {
     }
 }
 
+section! {
+    /// How long history is kept. What is older is taken away bit by bit. What is not finished never is: commands that a
+    /// device may still get or report on stay, with all that belongs to them.
+    Retention = "retention" {
+        /// What came of a command on a device, from its end on: its states, its history and the report. The command itself
+        /// goes with the last of them. `"forever"` keeps all.
+        commands: Keep = Default("\"365d\""),
+        /// What devices reported, as it came and as it was read. What is known of a device stays.
+        reports: Keep = Default("\"90d\""),
+        /// The audit log.
+        audit: Keep = Default("\"forever\""),
+    }
+}
+
 words! {
     /// The form of the log.
     LogFormat {
@@ -377,6 +391,8 @@ pub struct Settings {
     pub vendor: Vendor,
     /// Uploaded apps. They are kept in the database; while one is uploaded, it takes as much room in `data_dir` as well.
     pub apps: Apps,
+    /// How long history is kept.
+    pub retention: Retention,
     /// The log.
     pub log: Log,
     /// Metrics.
@@ -403,6 +419,7 @@ impl Settings {
         &Push::SECTION,
         &Vendor::SECTION,
         &Apps::SECTION,
+        &Retention::SECTION,
         &Log::SECTION,
         &Metrics::SECTION,
         &MasterKeys::SECTION,
@@ -438,6 +455,7 @@ impl Settings {
             push: Push::read(&mut reader),
             vendor: Vendor::read(&mut reader),
             apps: Apps::read(&mut reader),
+            retention: Retention::read(&mut reader),
             log: Log::read(&mut reader),
             metrics: Metrics::read(&mut reader),
             master_key: MasterKeys::read(&mut reader),

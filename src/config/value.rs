@@ -159,6 +159,31 @@ impl Value for Duration {
     }
 }
 
+/// How long something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It is never taken away.
+    Forever,
+    /// So long.
+    For(Duration),
+}
+
+impl Value for Keep {
+    fn read(raw: &Raw, base: &Base) -> Result<Self, Problem> {
+        if raw.text() == Some("forever") {
+            return Ok(Self::Forever);
+        }
+        Duration::read(raw, base).map(Self::For).map_err(|Problem { problem, expected }| Problem {
+            problem,
+            expected: format!("{expected}, or \"forever\""),
+        })
+    }
+
+    fn stand_in() -> Self {
+        Self::Forever
+    }
+}
+
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
@@ -376,6 +401,15 @@ mod tests {
         assert_eq!(plain("250ms"), Ok(Duration::from_millis(250)));
         for wrong in ["", "h", "3", "3w", "-1s", "99999999999999999999s", "200000000000000000d", "4000000d"] {
             assert!(plain::<Duration>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_for_ever_or_for_a_time() {
+        assert_eq!(plain("forever"), Ok(Keep::Forever));
+        assert_eq!(plain("90d"), Ok(Keep::For(Duration::from_secs(90 * 86_400))));
+        for wrong in ["", "Forever", "never", "90"] {
+            assert!(plain::<Keep>(wrong).is_err(), "{wrong}");
         }
     }
 

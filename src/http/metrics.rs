@@ -55,6 +55,7 @@ documented! {
     "muster_proxy_headers_ignored_total" [] "Client certificate headers that did not come from a trusted proxy"
     "muster_sha1_signatures_total" [] "Requests accepted although they were signed with SHA-1"
     "muster_rate_limited_total" ["limit"] "Requests refused because their address made too many"
+    "muster_pruned_total" ["what"] "Rows that were older than they are kept: deliveries (with all that belongs to them), commands, reports, and rows of the audit log"
     "muster_database_errors_total" ["kind"] "Database operations that failed"
     "muster_panics_total" [] "Requests that ended in a fault of the program"
 }
@@ -83,6 +84,7 @@ struct Inner {
     proxy_headers_ignored: Counter,
     sha1_signatures: Counter,
     rate_limited: Family<Labels<1>, Counter>,
+    pruned: Family<Labels<1>, Counter>,
     database_errors: Family<Labels<1>, Counter>,
     panics: Counter,
 }
@@ -114,6 +116,7 @@ impl Metrics {
             proxy_headers_ignored: register(&mut r, "muster_proxy_headers_ignored_total", Counter::default()),
             sha1_signatures: register(&mut r, "muster_sha1_signatures_total", Counter::default()),
             rate_limited: register(&mut r, "muster_rate_limited_total", Family::default()),
+            pruned: register(&mut r, "muster_pruned_total", Family::default()),
             database_errors: register(&mut r, "muster_database_errors_total", Family::default()),
             panics: register(&mut r, "muster_panics_total", Counter::default()),
             registry: r,
@@ -195,6 +198,13 @@ impl Metrics {
         self.0.rate_limited.get_or_create(&[("limit", limit.into())]).inc();
     }
 
+    /// So many rows of each kind were old, and were taken away.
+    pub fn pruned(&self, rows: &[(&'static str, u64)]) {
+        for (what, rows) in rows.iter().filter(|(_, rows)| *rows > 0) {
+            self.0.pruned.get_or_create(&[("what", (*what).into())]).inc_by(*rows);
+        }
+    }
+
     /// A database operation failed, for instance `unavailable` or `full`.
     pub fn database_failed(&self, kind: &'static str) {
         self.0.database_errors.get_or_create(&[("kind", kind.into())]).inc();
@@ -268,6 +278,7 @@ mod tests {
         metrics.proxy_header_ignored();
         metrics.sha1_signature_accepted();
         metrics.rate_limited("scep");
+        metrics.pruned(&[("reports", 3), ("audit", 0)]);
         metrics.database_failed("unavailable");
         metrics.panicked();
 

@@ -121,7 +121,10 @@ pub async fn report(app: &App, command: CommandId, enrollment: EnrollmentId) -> 
         Some(id) => read.report(enrollment, id).await?,
         None => None,
     };
-    let row = row.ok_or_else(|| Error::NotFound("no report on this command has come yet".to_owned()))?;
+    let row = row.ok_or_else(|| {
+        let why = "no report on this command has come yet, or it is older than reports are kept (retention.reports)";
+        Error::NotFound(why.to_owned())
+    })?;
     Ok(ReportView {
         status: row.status,
         received_at: row.received_at,

@@ -26,6 +26,7 @@ pub mod profiles;
 pub mod push_certificates;
 pub mod renewal;
 pub mod reports;
+pub mod retention;
 pub mod rotation;
 pub mod scep;
 pub mod server;

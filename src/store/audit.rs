@@ -55,7 +55,7 @@ macro_rules! audit_list {
 }
 
 /// The least id of a row of this time: ids begin with their milliseconds (RFC 9562, section 5.7).
-fn least_id(at: Timestamp) -> AuditId {
+pub(super) fn least_id(at: Timestamp) -> AuditId {
     let millis = u64::try_from(at.micros().div_euclid(1000)).unwrap_or(0).min((1 << 48) - 1);
     AuditId(Uuid::from_u128(u128::from(millis) << 80))
 }

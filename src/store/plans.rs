@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use super::connect::Connection;
-use super::{Options, Store, deliveries, polls, push_certificates};
+use super::{Options, Store, deliveries, held, polls, push_certificates, retention};
 
 async fn migrated() -> (Store, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -28,11 +28,12 @@ async fn what_is_open_is_found_by_its_index() {
     let (store, _directory) = migrated().await;
     let open = "USING INDEX deliveries_open (enrollment_id=?)";
     let unconfirmed = "USING INDEX deliveries_unconfirmed (enrollment_id=?)";
-    let table: [(&str, &[&str]); 8] = [
+    let table: [(&str, &[&str]); 9] = [
         (deliveries::OFFERABLE, &[open]),
         (deliveries::UNANSWERED, &[open]),
         (deliveries::OFFERED, &[open]),
         (deliveries::HAS_OPEN, &[open]),
+        (held::HAS_DELIVERABLE, &[open]),
         (deliveries::SENT_BY_ADMIN_ONLY, &[open]),
         (deliveries::SENT_OF_VERB, &[open]),
         (deliveries::UNFINISHED, &[open, unconfirmed]),
@@ -45,6 +46,29 @@ async fn what_is_open_is_found_by_its_index() {
         }
         let history = steps.iter().find(|step| step.contains("PRIMARY KEY") || step.contains("TEMP B-TREE"));
         assert_eq!(history, None, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_old_or_held_is_found_by_its_index() {
+    let (store, _directory) = migrated().await;
+    let table = [
+        (retention::ENDED, "INDEX deliveries_ended (updated_at<?)"),
+        (retention::OLD_REPORTS, "INDEX reports_by_time (received_at<?)"),
+        (retention::FOR_ALL, "INDEX commands_for_all (fleet_number>?)"),
+        (retention::FOR_ALL, "INDEX deliveries_by_command (command_id=?)"),
+        (retention::OLD_AUDIT, "INDEX sqlite_autoindex_audit_1 (id<?)"),
+        (retention::TRANSITIONS, "PRIMARY KEY (enrollment_id=? AND command_id=?)"),
+        (retention::REPORTS_OF, "INDEX reports_by_command (command_id=? AND enrollment_id=?)"),
+        (held::HELD, "INDEX commands_held"),
+    ];
+    for (sql, expected) in table {
+        let steps = plan(&store, sql).await;
+        assert!(steps.iter().any(|step| step.ends_with(expected)), "{sql}: {steps:#?}");
+        let bad = |step: &&String| {
+            step.contains("TEMP B-TREE") || (step.starts_with("SCAN") && !step.contains("commands_held"))
+        };
+        assert_eq!(steps.iter().find(bad), None, "{sql}");
     }
 }
 

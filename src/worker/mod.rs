@@ -3,6 +3,7 @@
 //! database: whoever leases a row has it.
 
 mod jobs;
+mod prune;
 mod schedule;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::service::retention::Pruned;
 use crate::service::wakes::Flight;
 use crate::service::{App, Error};
 
@@ -25,11 +27,15 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Told how each push ended (`accepted`, `refused`, …), for the metrics.
 pub type PushObserver = Arc<dyn Fn(&'static str) + Send + Sync>;
 
+/// Told what was taken away, for the metrics.
+pub type PruneObserver = Arc<dyn Fn(&Pruned) + Send + Sync>;
+
 /// Runs all loops until `stop`; returns when each has finished what it was doing.
-pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver) {
+pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver, pruned: PruneObserver) {
     let tracker = TaskTracker::new();
     tracker.spawn(push(app.clone(), stop.clone(), pushed));
     tracker.spawn(run_jobs(app.clone(), stop.clone()));
+    tracker.spawn(prune::run(app.clone(), stop.clone(), pruned));
     tracker.spawn(schedule::run(app.clone(), stop));
     tracker.close();
     tracker.wait().await;

@@ -132,7 +132,7 @@ both_databases! {
         let (stop, results) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
         let told = results.clone();
         let observer = Arc::new(move |result| told.lock().unwrap().push(result));
-        let worker = tokio::spawn(muster::worker::run(app.clone(), stop.clone(), observer));
+        let worker = tokio::spawn(muster::worker::run(app.clone(), stop.clone(), observer, Arc::new(|_| {})));
         pusher.pushing.wait().await;
 
         // While that is under way, others are pushed to and settled, one after the other.

@@ -45,7 +45,8 @@ impl Read {
 
 impl Write {
     /// Holds every command that may still be handed to somebody and that destroys something, or has one of these request
-    /// types (in lower case). Returns how many are held now that were not. Looks at all commands there are.
+    /// types (in lower case). Returns how many are held now that were not. Looks at all commands there are,
+    /// and at the deliveries of those alone (with `EXISTS` PostgreSQL may read all).
     pub async fn hold_commands(&mut self, types: [&str; 4], now: Timestamp) -> Result<u64, StoreError> {
         let [one, two, three, four] = types;
         run!(
@@ -54,8 +55,9 @@ impl Write {
               WHERE held_at IS NULL AND cancelled_at IS NULL
                 AND (destruction IS NOT NULL OR lower(trim(request_type)) IN ($2, $3, $4, $5))
                 AND (materialized = FALSE
-                     OR EXISTS (SELECT 1 FROM deliveries d
-                                 WHERE d.command_id = commands.id AND d.state IN ('queued', 'sent', 'not_now')))",
+                     OR (SELECT d.command_id FROM deliveries d
+                          WHERE d.command_id = commands.id AND d.state IN ('queued', 'sent', 'not_now') LIMIT 1)
+                        IS NOT NULL)",
             now,
             one,
             two,

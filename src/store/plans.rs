@@ -58,6 +58,7 @@ async fn what_is_old_or_held_is_found_by_its_index() {
         (retention::FOR_ALL, "INDEX commands_for_all (fleet_number>?)"),
         (retention::FOR_ALL, "INDEX deliveries_by_command (command_id=?)"),
         (retention::OLD_AUDIT, "INDEX sqlite_autoindex_audit_1 (id<?)"),
+        (retention::CUT_AUDIT, "INDEX sqlite_autoindex_audit_1 (id>? AND id<?)"),
         (retention::TRANSITIONS, "PRIMARY KEY (enrollment_id=? AND command_id=?)"),
         (retention::REPORTS_OF, "INDEX reports_by_command (command_id=? AND enrollment_id=?)"),
         (held::HELD, "INDEX commands_held"),

@@ -8,7 +8,7 @@ use sqlx::FromRow;
 
 use super::audit::least_id;
 use super::{StoreError, Write};
-use crate::model::{CommandId, EnrollmentId, ReportId, Timestamp};
+use crate::model::{AuditId, CommandId, EnrollmentId, ReportId, Timestamp};
 
 /// A report that is old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
@@ -41,12 +41,14 @@ pub(super) const OLD_REPORTS: &str = "SELECT enrollment_id, id, command_id, size
       WHERE received_at < $1 ORDER BY received_at LIMIT $2";
 const OLD_REPORTS_UNLOCKED: &str = "SELECT enrollment_id, id, command_id, size_bytes FROM reports
       WHERE received_at < $1 ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED";
+/// With `NOT EXISTS` PostgreSQL would read all deliveries once rather than look up those of each command.
 pub(super) const FOR_ALL: &str = "SELECT id, fleet_number,
             created_at < $1 AND materialized = TRUE AND (cancelled_at IS NULL OR cancelled_at < $1)
-            AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.command_id = commands.id) AS is_spent
+            AND (SELECT d.command_id FROM deliveries d WHERE d.command_id = commands.id LIMIT 1) IS NULL AS is_spent
        FROM commands WHERE fleet_number > $2 ORDER BY fleet_number LIMIT $3";
-pub(super) const OLD_AUDIT: &str =
-    "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id < $1 ORDER BY id LIMIT $2)";
+pub(super) const OLD_AUDIT: &str = "SELECT id FROM audit WHERE id < $1 ORDER BY id LIMIT $2";
+/// From the first to the last: for a list of ids PostgreSQL would read all of the table, unless it is very large.
+pub(super) const CUT_AUDIT: &str = "DELETE FROM audit WHERE id >= $1 AND id <= $2";
 pub(super) const TRANSITIONS: &str = "DELETE FROM delivery_transitions
       WHERE enrollment_id = $1 AND command_id = $2
         AND revision IN (SELECT revision FROM delivery_transitions
@@ -57,11 +59,12 @@ pub(super) const REPORTS_OF: &str = "DELETE FROM reports
 
 /// What looks for old rows as PostgreSQL is asked, each with the index that it is to go by: for a test of its plans.
 #[doc(hidden)]
-pub const SEARCHES: [(&str, &str); 6] = [
+pub const SEARCHES: [(&str, &str); 7] = [
     (ENDED_UNLOCKED, "deliveries_ended"),
     (OLD_REPORTS_UNLOCKED, "reports_by_time"),
     (FOR_ALL, "commands_for_all"),
     (OLD_AUDIT, "audit_pkey"),
+    (CUT_AUDIT, "audit_pkey"),
     (TRANSITIONS, "delivery_transitions_pkey"),
     (REPORTS_OF, "reports_by_command"),
 ];
@@ -126,7 +129,7 @@ impl Write {
             "DELETE FROM commands
               WHERE id = $1 AND created_at < $2 AND materialized = TRUE
                 AND (fleet_number IS NULL OR cancelled_at IS NULL OR cancelled_at < $2)
-                AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.command_id = commands.id)",
+                AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.command_id = $1)",
             id,
             before
         )?;
@@ -166,6 +169,8 @@ impl Write {
 
     /// Takes away the first rows of the audit log that were written before `before` (to the millisecond).
     pub async fn prune_audit(&mut self, before: Timestamp, limit: i64) -> Result<u64, StoreError> {
-        run!(self, OLD_AUDIT, least_id(before), limit)
+        let old: Vec<AuditId> = on!(self, fetch_all, query_scalar(OLD_AUDIT, least_id(before), limit))?;
+        let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(0) };
+        run!(self, CUT_AUDIT, *first, *last)
     }
 }

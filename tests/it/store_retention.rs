@@ -167,7 +167,11 @@ async fn postgres_finds_what_is_old_by_its_indexes() {
             } else {
                 "500".to_owned()
             };
-            let second = if sql.contains("command_id = $2") { format!("'{id}'") } else { "100".to_owned() };
+            let second = if sql.contains("command_id = $2") || sql.contains("id <= $2") {
+                format!("'{id}'")
+            } else {
+                "100".to_owned()
+            };
             let sql = sql.replace("$1", &first).replace("$2", &second).replace("$3", "100");
             let explain = AssertSqlSafe(format!("EXPLAIN {sql}"));
             let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut c).await.unwrap();

@@ -53,6 +53,9 @@ both_databases! {
         let (db, app) = (edge.t.db.clone(), edge.t.app.clone());
         let api = Api::of(edge.t.clone()).await;
         let (phone, other) = (edge.enrolled("PHONE-1").await, edge.enrolled("PHONE-2").await);
+        let mut tx = db.write().await;
+        tx.put_inventory(phone.device_id().await, "security_info", "{}", db.now()).await.unwrap();
+        tx.commit().await.unwrap();
         let done = phone.ask_apps().await;
         assert_eq!(phone.finish_all().await, ["InstalledApplicationList"]);
         let restart = phone.ask(json!({"type": "restart"})).await;
@@ -109,7 +112,7 @@ both_databases! {
         while let Some(command) = next {
             next = phone.acknowledge(&command).await;
         }
-        db.clock.advance(30 * DAY);
+        db.clock.advance(31 * DAY);
         assert!(sweep(&app).await.0.audit > 0);
         assert_eq!(db.texts("SELECT state FROM deliveries").await, ["unconfirmed"]);
         assert_eq!(count(&db, "audit").await, 0);

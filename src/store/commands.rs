@@ -29,7 +29,7 @@ pub struct CommandRow {
     pub held_at: Option<Timestamp>,
 }
 
-columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at);
+columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at, held_at);
 
 /// A command without its payload, for showing.
 #[derive(Clone, Debug, FromRow)]

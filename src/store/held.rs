@@ -13,7 +13,7 @@ pub(super) const HELD: &str = "SELECT COUNT(*) FROM commands WHERE held_at IS NO
 impl Read {
     /// Whether anything is open for an enrollment that is not held.
     pub async fn has_deliverable(&mut self, enrollment: EnrollmentId) -> Result<bool, StoreError> {
-        on!(self, fetch_one, query_scalar(HAS_DELIVERABLE, enrollment))
+        hot!(self, one, HAS_DELIVERABLE, enrollment)
     }
 
     /// How many commands are held.

@@ -10,7 +10,10 @@ macro_rules! on {
             $crate::store::connect::Connection::Postgres(c) => {
                 sqlx::$kind($sql)$(.bind($arg))*.$method(c).await
             }
-            $crate::store::connect::Connection::Shared(refused) => Err(refused.into()),
+            $crate::store::connect::Connection::Shared(refused) => {
+                tracing::debug!(sql = $sql, "a statement needs a transaction of its own");
+                Err(refused.into())
+            }
         }
         .map_err($crate::store::StoreError::from)
     };
@@ -25,7 +28,10 @@ macro_rules! run {
             $crate::store::connect::Connection::Postgres(c) => {
                 sqlx::query($sql)$(.bind($arg))*.execute(c).await.map(|done| done.rows_affected())
             }
-            $crate::store::connect::Connection::Shared(refused) => Err(refused.into()),
+            $crate::store::connect::Connection::Shared(refused) => {
+                tracing::debug!(sql = $sql, "a statement needs a transaction of its own");
+                Err(refused.into())
+            }
         }
         .map_err($crate::store::StoreError::from)
     };

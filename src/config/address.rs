@@ -106,6 +106,37 @@ impl Value for Endpoint {
     }
 }
 
+/// The URL of a hook: http or https. What it may lead to is judged when it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookUrl(Url);
+
+impl HookUrl {
+    /// The URL.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl Value for HookUrl {
+    fn read(raw: &Raw, _: &Base) -> Result<Self, Problem> {
+        let no = |why: &str| Problem { problem: format!("{} {why}", raw.shown()), expected: HOOK.to_owned() };
+        let (Raw::Text(text) | Raw::Plain(text)) = raw else { return Err(no("is no URL")) };
+        let url = Url::parse(text).map_err(|why| no(&format!("is no URL ({why})")))?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(no("is neither http nor https"));
+        }
+        if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+            return Err(no("holds a user name, a password or a fragment"));
+        }
+        Ok(Self(url))
+    }
+
+    fn stand_in() -> Self {
+        Self(nowhere())
+    }
+}
+
 /// Which database, and where. Its `Debug` shows no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseUrl {
@@ -145,6 +176,8 @@ impl Value for DatabaseUrl {
 }
 
 const EXPECTED: &str = "an https URL of nothing but a host and perhaps a port, such as https://mdm.example.org";
+
+const HOOK: &str = "an http or https URL, such as https://ddm.example.org/";
 
 const SERVICE: &str = "the https URL of a service, such as https://api.push.apple.com";
 
@@ -196,6 +229,15 @@ mod tests {
             "",
         ] {
             assert!(read::<PublicUrl>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_hook_is_http_or_https_and_holds_no_password() {
+        let url: HookUrl = read("http://10.0.0.7:9002/ddm/").unwrap();
+        assert_eq!(url.url().as_str(), "http://10.0.0.7:9002/ddm/");
+        for wrong in ["ftp://ddm.example.org/", "ddm.example.org", "https://u:p@ddm.example.org/", "https://a/#b", ""] {
+            assert!(read::<HookUrl>(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -43,6 +43,7 @@ fn ranges(settings: &Settings, reader: &mut Reader) {
     reader.within("devices.max_connections", settings.devices.max_connections, 1..=1_000_000, number);
     reader.within("scep.requests_per_minute", settings.scep.requests_per_minute, 1..=1_000_000, number);
     reader.within("enrollment.requests_per_minute", settings.enrollment.requests_per_minute, 1..=1_000_000, number);
+    reader.within("compat.max_destructive_targets", settings.compat.max_destructive_targets, 1..=10_000, number);
     reader.within("push.concurrency", settings.push.concurrency, 1..=10_000, number);
     reader.within("enrollment.access_rights", settings.enrollment.access_rights, 1..=8191, number);
     for (key, value) in [
@@ -182,8 +183,19 @@ fn database(settings: &Settings, reader: &mut Reader) {
 
 fn texts(settings: &Settings, reader: &mut Reader) {
     let shortest = 16;
-    if settings.metrics.token.as_ref().is_some_and(|token| token.expose().len() < shortest) {
-        reader.fault("metrics.token", &[], "is too short to be a secret", "at least 16 characters");
+    let compat = &settings.compat;
+    for (key, secret) in [
+        ("metrics.token", &settings.metrics.token),
+        ("compat.nanomdm", &compat.nanomdm),
+        ("compat.declarative_management_key", &compat.declarative_management_key),
+    ] {
+        if secret.as_ref().is_some_and(|secret| secret.expose().len() < shortest) {
+            reader.fault(key, &[], "is too short to be a secret", "at least 16 characters");
+        }
+    }
+    if compat.declarative_management_key.is_some() && compat.declarative_management_url.is_none() {
+        let (key, about) = ("compat.declarative_management_key", ["compat.declarative_management_url"]);
+        reader.fault(key, &about, "is given, but would not be used", "compat.declarative_management_url beside it");
     }
     for (key, text) in [
         ("organization.name", &settings.organization.name),

@@ -17,12 +17,12 @@ mod write;
 use std::io::Read;
 use std::path::Path;
 
-pub use address::{DatabaseUrl, Endpoint, PublicUrl};
+pub use address::{DatabaseUrl, Endpoint, HookUrl, PublicUrl};
 pub use fault::{Fault, Faults, Origin};
-pub use network::Network;
+pub use network::{Network, Peer};
 pub use settings::{
-    Admin, Apps, Database, DeviceTls, Devices, Enrollment, IdentityForm, Log, LogFormat, MasterKeys, Metrics,
-    Organization, Pages, ProfileSigning, Profiles, Proxy, Push, Reenroll, Scep, Settings, Vendor,
+    Admin, Apps, Compat, Database, DeviceTls, Devices, Enrollment, Hooks, IdentityForm, Log, LogFormat, MasterKeys,
+    Metrics, Organization, Pages, ProfileSigning, Profiles, Proxy, Push, Reenroll, Scep, Settings, Vendor,
 };
 pub use value::{DataPath, Keep, Size};
 pub use write::template;

@@ -75,6 +75,42 @@ impl FromStr for Network {
     }
 }
 
+/// A host by its name, or a range of addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// The host of this name (lower case), whatever its address.
+    Host(String),
+    /// Whoever has one of these addresses.
+    Addresses(Network),
+}
+
+impl Value for Peer {
+    fn read(raw: &Raw, base: &Base) -> Result<Self, Problem> {
+        if let Ok(network) = Network::read(raw, base) {
+            return Ok(Self::Addresses(network));
+        }
+        let text = if let Raw::Text(text) | Raw::Plain(text) = raw { text.as_str() } else { "" };
+        let is_name = |label: &str| {
+            !label.is_empty()
+                && label.len() < 64
+                && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        };
+        // What ends in a number is an address that was mistyped, and is read as one by some.
+        let is_numeric = text.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+        if text.len() < 256 && text.split('.').all(is_name) && !is_numeric {
+            return Ok(Self::Host(text.to_ascii_lowercase()));
+        }
+        Err(Problem {
+            problem: format!("{} is no host, no address and no range of addresses", raw.shown()),
+            expected: "a host name without port, an IP address, or a range in CIDR form".to_owned(),
+        })
+    }
+
+    fn stand_in() -> Self {
+        Self::Host("invalid.".to_owned())
+    }
+}
+
 impl Value for Network {
     fn read(raw: &Raw, _: &Base) -> Result<Self, Problem> {
         let text = if let Raw::Text(text) | Raw::Plain(text) = raw { text.as_str() } else { "" };
@@ -112,6 +148,20 @@ mod tests {
     #[test]
     fn an_ipv4_address_in_ipv6_form_is_the_ipv4_address() {
         assert!(holds("10.0.0.0/8", "::ffff:10.1.2.3"));
+    }
+
+    #[test]
+    fn a_peer_is_a_host_or_a_range() {
+        let read = |text: &str| {
+            let base = Base { directory: "/".into(), data: "/".into() };
+            Peer::read(&Raw::Text(text.to_owned()), &base).ok()
+        };
+        assert_eq!(read("Hooks.Example.org"), Some(Peer::Host("hooks.example.org".to_owned())));
+        assert_eq!(read("localhost"), Some(Peer::Host("localhost".to_owned())));
+        assert_eq!(read("10.0.0.0/8"), Some(Peer::Addresses("10.0.0.0/8".parse().unwrap())));
+        for wrong in ["", "10.0.0.0/33", "10.0.0", "1.2.3.4:80", "https://a", "a b", "*.example.org", "a..b"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::address::{DatabaseUrl, Endpoint, PublicUrl};
+use super::address::{DatabaseUrl, Endpoint, HookUrl, PublicUrl};
 use super::check;
 use super::fault::Faults;
-use super::network::Network;
+use super::network::{Network, Peer};
 use super::reader::Preset::{Default, Example, Required};
 use super::reader::{Key, Reader, Section};
 use super::value::{DataPath, Keep, Size, words};
@@ -129,6 +129,10 @@ section! {
         /// the link names the same user as before, by address or else by name, or none) or `"approve"` (when an admin has
         /// approved it). A certificate of an earlier enrollment of the device takes an approval in any case.
         reenroll: Reenroll = Default("\"same_user\""),
+        /// Whether a device that was taken over from another server without its certificate is bound to the first one that
+        /// it presents, once: whoever has a certificate of an accepted authority and knows the device's id can be the first.
+        /// Set it for the time of the move alone.
+        pin_on_first_use: bool = Default("false"),
         /// The time for a TLS handshake.
         handshake_timeout: Duration = Default("\"10s\""),
         /// The time for a request's headers.
@@ -317,6 +321,36 @@ section! {
     }
 }
 
+section! {
+    /// For tools that speak NanoMDM's interface; see docs/operate/nanomdm-compat.md.
+    Compat = "compat" {
+        /// The API key of that interface, which the admin listener then serves beside its own: the password of the user
+        /// `nanomdm`. Whoever has it may do what an operator may, upload push certificates, and take devices over. Without
+        /// one the interface is off.
+        nanomdm: Option<Secret<String>> = Example("\"a long random text\""),
+        /// On how many devices one request there may erase, lock with a PIN, or end the management.
+        max_destructive_targets: u32 = Default("1"),
+        /// The hook that answers the declarative management of devices: their endpoint (`tokens`, `declaration-items`,
+        /// `status`, `declaration/…`) is resolved against this URL, which should end with a slash.
+        declarative_management_url: Option<HookUrl> = Example("\"https://ddm.example.org/\""),
+        /// The key of that hook's `X-Hmac-Signature`: each request is signed, and each answer has to be.
+        declarative_management_key: Option<Secret<String>> = Example("\"another long random text\""),
+        /// Apple's service that lifts the activation lock, for `/v1/escrowkeyunlock`; trusted by `push.roots`, too.
+        escrow_key_unlock_url: Endpoint =
+            Default("\"https://deviceservices-external.apple.com/deviceservicesworkers/escrowKeyUnlock\""),
+    }
+}
+
+section! {
+    /// Calls that this server makes to addresses which an admin configured.
+    Hooks = "hooks" {
+        /// The hosts, addresses or ranges that hooks may reach though they are this machine's or a private network's, such
+        /// as `["hooks.internal.example.org", "10.1.2.3", "fd00::/8"]`. A host that is named may have any address. Public
+        /// addresses need no entry.
+        allow: Vec<Peer> = Default("[]"),
+    }
+}
+
 words! {
     /// The form of the log.
     LogFormat {
@@ -393,6 +427,10 @@ pub struct Settings {
     pub apps: Apps,
     /// How long history is kept.
     pub retention: Retention,
+    /// For tools that speak NanoMDM's interface.
+    pub compat: Compat,
+    /// Calls to addresses which an admin configured.
+    pub hooks: Hooks,
     /// The log.
     pub log: Log,
     /// Metrics.
@@ -420,6 +458,8 @@ impl Settings {
         &Vendor::SECTION,
         &Apps::SECTION,
         &Retention::SECTION,
+        &Compat::SECTION,
+        &Hooks::SECTION,
         &Log::SECTION,
         &Metrics::SECTION,
         &MasterKeys::SECTION,
@@ -456,6 +496,8 @@ impl Settings {
             vendor: Vendor::read(&mut reader),
             apps: Apps::read(&mut reader),
             retention: Retention::read(&mut reader),
+            compat: Compat::read(&mut reader),
+            hooks: Hooks::read(&mut reader),
             log: Log::read(&mut reader),
             metrics: Metrics::read(&mut reader),
             master_key: MasterKeys::read(&mut reader),

@@ -1,3 +1,6 @@
 //! Outgoing clients, one small trait each.
 
 pub mod apns;
+pub mod hooks;
+
+mod tls;

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::model::{Clock, Randomness, Secret};
 use crate::pki::vault::Vault;
 use crate::remote::apns::Pusher;
+use crate::remote::hooks::Hooks;
 use crate::store::Store;
 
 /// What the verbs work with: the store, the settings, the keys, the clock. Cheap to clone; there are no globals.
@@ -48,6 +49,8 @@ pub struct State {
     pub random: Arc<dyn Randomness>,
     /// Sends pushes.
     pub pusher: Arc<dyn Pusher>,
+    /// Calls hooks.
+    pub hooks: Hooks,
     /// Wakes the workers of this process.
     pub signals: Signals,
     /// Places for uploads of packages that come at the same time: each takes as much of the disk as it is large, before
@@ -69,14 +72,18 @@ pub struct Signals {
     pub push: Notify,
     /// A job is due.
     pub jobs: Notify,
+    /// Pushes of this process have ended and are written down.
+    pub pushed: Notify,
 }
 
 impl App {
     /// Puts the parts together. Reads nothing: call [`App::reload_trust`] before serving devices.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let hooks = Hooks::new(&parts.settings.hooks.allow, Arc::clone(&parts.clock));
         Self(Arc::new(State {
             store: parts.store,
+            hooks,
             settings: parts.settings,
             clock: parts.clock,
             random: parts.random,

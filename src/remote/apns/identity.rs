@@ -1,11 +1,9 @@
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::super::tls::ModelTime;
 use crate::model::{Clock, Secret, Sha256};
 
 /// The push certificate with its key: how Muster proves to APNs that it may push to a topic.
@@ -59,22 +57,6 @@ impl ApnsIdentity {
             .map_err(|error| unusable(error.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
-    }
-}
-
-/// The model's clock, for the validity of certificates.
-struct ModelTime(Arc<dyn Clock>);
-
-impl TimeProvider for ModelTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.now().seconds()).ok()?;
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
-    }
-}
-
-impl fmt::Debug for ModelTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ModelTime")
     }
 }
 

@@ -168,20 +168,55 @@ impl Upload {
                 PushError::NoKey { subject }
             });
         };
+        if let Some(fault) = faults(certificate, now).into_iter().next() {
+            return Err(fault);
+        }
         let topic = check_kind(certificate)?;
-        if now > certificate.not_after {
-            return Err(PushError::Expired { topic, at: certificate.not_after });
-        }
-        if now < certificate.not_before {
-            return Err(PushError::NotYetValid { topic, from: certificate.not_before });
-        }
+        Ok(self.assembled(certificate, key, topic))
+    }
+
+    /// Checks only that it can be used at all: the upload holds a certificate that says its topic, and its key. Returns what
+    /// else is wrong with it.
+    ///
+    /// # Errors
+    /// [`PushError::NoCertificate`], [`PushError::NoKey`], [`PushError::KeyMismatch`], [`PushError::WrongKind`].
+    pub fn finish_as_it_is(self, now: Timestamp) -> Result<(PushCertificate, Vec<PushError>), PushError> {
+        let first = self.certificates.first().ok_or(PushError::NoCertificate)?;
+        let key = self.key.as_ref().ok_or_else(|| PushError::NoKey { subject: first.subject.clone() })?;
+        let public = key.public_key_sha256().map_err(|e| PushError::Unreadable(e.to_string()))?;
+        let certificate = self
+            .certificates
+            .iter()
+            .find(|certificate| certificate.public_key_sha256 == public)
+            .ok_or_else(|| PushError::KeyMismatch { subject: first.subject.clone() })?;
+        let Some(topic) = topic(certificate) else {
+            check_kind(certificate)?;
+            return Err(PushError::NoCertificate);
+        };
+        Ok((self.assembled(certificate, key, topic.to_owned()), faults(certificate, now)))
+    }
+
+    fn assembled(&self, certificate: &Certificate, key: &PrivateKey, topic: String) -> PushCertificate {
         let identity = Identity {
             certificate: certificate.clone(),
             chain: chain::intermediates_of(certificate, &self.certificates),
             key: key.clone(),
         };
-        Ok(PushCertificate { identity, topic })
+        PushCertificate { identity, topic }
     }
+}
+
+/// What keeps a certificate from being used for pushes at this time; empty for one that is good.
+#[must_use]
+pub fn faults(certificate: &Certificate, now: Timestamp) -> Vec<PushError> {
+    let mut faults: Vec<_> = check_kind(certificate).err().into_iter().collect();
+    let topic = topic(certificate).unwrap_or("?").to_owned();
+    if now > certificate.not_after {
+        faults.push(PushError::Expired { topic, at: certificate.not_after });
+    } else if now < certificate.not_before {
+        faults.push(PushError::NotYetValid { topic, from: certificate.not_before });
+    }
+    faults
 }
 
 fn topic(certificate: &Certificate) -> Option<&str> {
@@ -324,6 +359,28 @@ mod tests {
 
     fn finish(bytes: &[u8], requested: &[PrivateKey], now: Timestamp) -> Result<PushCertificate, PushError> {
         Upload::read(bytes, None)?.finish(requested, now)
+    }
+
+    #[test]
+    fn what_is_wrong_can_be_told_instead_of_refused() {
+        let made = push(TOPIC, 0);
+        let (certificate, key) = (&made.identity.certificate, &made.identity.key);
+        let as_it_is = |file: &[u8], now| Upload::read(file, None).unwrap().finish_as_it_is(now);
+        let good = pem(certificate, Some(key));
+        let (taken, faults) = as_it_is(&good, NOW).unwrap();
+        assert_eq!((taken.topic.as_str(), faults.as_slice()), (TOPIC, [].as_slice()));
+        let (taken, faults) = as_it_is(&good, NOW.plus(2 * YEAR)).unwrap();
+        assert_eq!(taken.identity.certificate, *certificate);
+        assert!(matches!(faults.as_slice(), [PushError::Expired { .. }]), "{faults:?}");
+        let other = push(TOPIC, 1).identity.key;
+        for (file, expected) in [
+            (pem(certificate, None), "without its private key"),
+            (pem(certificate, Some(&other)), "does not belong"),
+            (pem(&root().certificate, Some(&root().key)), "not an MDM push certificate"),
+        ] {
+            let refused = as_it_is(&file, NOW).unwrap_err().to_string();
+            assert!(refused.contains(expected), "{refused}");
+        }
     }
 
     #[test]

@@ -11,9 +11,10 @@ use serde_json::json;
 use super::audit::Subject;
 use super::{Actor, App, Error, wakes};
 use crate::model::{EnrollmentId, Sha256, Timestamp};
+use crate::pki::{Certificate, push};
 use crate::store::{PushCertificateRow, Read, Write};
 
-pub use put::{NewCertificate, Stored, put};
+pub use put::{NewCertificate, Stored, put, put_as_it_is};
 pub(super) use request::key_context as request_key_context;
 pub use request::{NewRequest, Requested, remove_request, request, requested, requests};
 
@@ -48,6 +49,8 @@ pub struct Kept {
     pub not_before: Timestamp,
     /// When it expires.
     pub not_after: Timestamp,
+    /// What keeps it from being used, a sentence each; such are taken by the compatible interface.
+    pub faults: Vec<String>,
     /// Whether new devices enroll under its topic.
     pub is_default: bool,
     /// How many devices are enrolled under its topic.
@@ -72,11 +75,12 @@ pub struct Overview {
 /// # Errors
 /// [`Error::Unavailable`].
 pub async fn overview(app: &App) -> Result<Overview, Error> {
+    let now = app.clock.now();
     let mut read = app.store.begin_read().await?;
     let devices = Devices::by_topic(&mut read).await?;
     let rows = read.push_certificates().await?;
     let without = devices.0.iter().filter(|(topic, _)| rows.iter().all(|row| row.topic != *topic)).cloned().collect();
-    let certificates = rows.into_iter().map(|row| devices.kept(row)).collect();
+    let certificates = rows.into_iter().map(|row| devices.kept(row, now)).collect();
     Ok(Overview { certificates, without })
 }
 
@@ -88,7 +92,7 @@ pub async fn get(app: &App, topic: &str) -> Result<Kept, Error> {
     let topic = plausible(topic)?;
     let mut read = app.store.begin_read().await?;
     let row = read.push_certificate(topic).await?.ok_or_else(|| not_found(topic))?;
-    Ok(Devices::by_topic(&mut read).await?.kept(row))
+    Ok(Devices::by_topic(&mut read).await?.kept(row, app.clock.now()))
 }
 
 /// Makes a certificate the one by which new devices enroll. Those that are enrolled stay with theirs.
@@ -112,7 +116,7 @@ pub async fn make_default(app: &App, actor: &Actor, topic: &str) -> Result<Kept,
         app.audit(&mut tx, actor, "push_certificate.made_default", subject, &json!({}), now).await?;
     }
     row.is_default = true;
-    let kept = Devices::by_topic(&mut tx).await?.kept(row);
+    let kept = Devices::by_topic(&mut tx).await?.kept(row, now);
     tx.commit().await?;
     Ok(kept)
 }
@@ -182,8 +186,9 @@ impl Devices {
         self.0.iter().find(|(known, _)| known == topic).map_or(0, |(_, devices)| *devices)
     }
 
-    fn kept(&self, row: PushCertificateRow) -> Kept {
+    fn kept(&self, row: PushCertificateRow, now: Timestamp) -> Kept {
         Kept {
+            faults: faults(&row, now),
             devices: self.under(&row.topic),
             topic: row.topic,
             subject: row.subject,
@@ -195,6 +200,15 @@ impl Devices {
             created_by: row.created_by,
         }
     }
+}
+
+/// What keeps a certificate from being used, as it is stored; nothing of one that cannot be read, which the check of its key
+/// finds.
+#[must_use]
+pub fn faults(row: &PushCertificateRow, now: Timestamp) -> Vec<String> {
+    let chain = Certificate::from_pem_many(row.chain_pem.as_bytes()).unwrap_or_default();
+    let found = chain.first().map(|leaf| push::faults(leaf, now)).unwrap_or_default();
+    found.iter().map(ToString::to_string).collect()
 }
 
 /// What can be no topic is not looked up: PostgreSQL refuses some characters.

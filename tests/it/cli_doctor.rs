@@ -162,6 +162,11 @@ both_fresh_databases! {
         assert!(found.contains("warn  push_certificate  none is the default"), "{found}");
     }
 
+    async fn devices_that_are_bound_to_whatever_they_come_with(made: Installation) {
+        made.set("#pin_on_first_use = false", "pin_on_first_use = true");
+        made.warns("settings", "devices.pin_on_first_use is on");
+    }
+
     async fn authorities_that_end_soon(made: Installation) {
         let in_days = |days: u32| SystemClock.now().plus(DAY * days).micros();
         made.execute(&format!("UPDATE authorities SET not_after = {} WHERE purpose = 'device'", in_days(700))).await;

@@ -74,6 +74,7 @@ async fn examine(arguments: &Arguments) -> Result<Report, Error> {
         stored(&mut report, &patient, store).await;
     }
     network::proxy(&mut report, &settings);
+    network::first_use(&mut report, &settings);
     network::admin(&mut report, &patient);
     network::ports(&mut report, &settings);
     if arguments.offline {

@@ -92,6 +92,15 @@ pub(super) async fn push_service(report: &mut Report, settings: &Settings) {
     }
 }
 
+/// Whether devices that were taken over are bound to whatever certificate they come with.
+pub(super) fn first_use(report: &mut Report, settings: &Settings) {
+    if settings.devices.pin_on_first_use {
+        let found = "devices.pin_on_first_use is on: a device that was taken over is bound to the first certificate that \
+                     somebody presents for it";
+        report.warn("settings", found, "switch it off when the devices have come");
+    }
+}
+
 /// Who may speak for devices in headers.
 pub(super) fn proxy(report: &mut Report, settings: &Settings) {
     let check = "proxy";

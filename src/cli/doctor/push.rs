@@ -8,7 +8,7 @@ use super::finding::Report;
 use super::{Patient, SystemClock, day, until};
 use crate::pki::{Certificate, Identity, PrivateKey};
 use crate::service::terms::Differing;
-use crate::service::{outlook, wakes};
+use crate::service::{outlook, push_certificates, wakes};
 use crate::store::{PushCertificateRow, Read, StoreError};
 
 /// Push certificates hold for a year; Apple's mail reminds a month before.
@@ -94,6 +94,8 @@ fn one(report: &mut Report, patient: &Patient<'_>, row: &PushCertificateRow, dev
         report.fail(check, format!("{topic}{default}: {devices} enabled enrollments, ended {end}"), RENEW);
     } else if row.not_after < now.plus(SOON) && (devices > 0 || row.is_default) {
         report.warn(check, found, RENEW);
+    } else if let Some(why) = push_certificates::faults(row, now).first() {
+        report.warn(check, format!("{topic}: {why}"), "upload one that Apple issued");
     } else {
         report.ok(check, found);
     }

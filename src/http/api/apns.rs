@@ -106,6 +106,9 @@ pub(super) struct PushCertificate {
     not_after: Timestamp,
     /// Whether it has expired: its devices are not woken.
     expired: bool,
+    /// What keeps it from being used, a sentence each. Only what came by the NanoMDM interface has others than its age.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<String>,
     /// Whether new devices enroll under its topic.
     default: bool,
     /// How many devices are enrolled under its topic.
@@ -120,6 +123,7 @@ impl PushCertificate {
     fn of(app: &App, kept: Kept) -> Self {
         Self {
             expired: kept.not_after <= app.clock.now(),
+            faults: kept.faults,
             topic: kept.topic,
             subject: kept.subject,
             sha256: kept.sha256,

@@ -10,6 +10,7 @@
 mod answer;
 mod connection;
 mod identity;
+mod unlock;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use crate::model::{Clock, Sha256, Timestamp};
 
 pub use answer::explain;
 pub use identity::ApnsIdentity;
+pub use unlock::{Unlock, UnlockAnswer};
 
 use connection::{Connection, Failure, Target};
 
@@ -86,6 +88,15 @@ pub enum PushOutcome {
 pub trait Pusher: Send + Sync + 'static {
     /// Sends one push under `identity` and waits for the answer, for a bounded time.
     fn push<'a>(&'a self, identity: &'a ApnsIdentity, push: &'a Push) -> BoxFuture<'a, PushOutcome>;
+
+    /// Has Apple lift a device's activation lock, under `identity`, within a bounded time. The error says what went wrong.
+    fn unlock<'a>(
+        &'a self,
+        _identity: &'a ApnsIdentity,
+        _unlock: &'a Unlock,
+    ) -> BoxFuture<'a, Result<UnlockAnswer, String>> {
+        std::future::ready(Err("this push service lifts no activation lock".to_owned())).boxed()
+    }
 }
 
 /// Which certificate authorities the endpoint's certificate may come from.
@@ -242,6 +253,18 @@ impl ApnsClient {
 impl Pusher for ApnsClient {
     fn push<'a>(&'a self, identity: &'a ApnsIdentity, push: &'a Push) -> BoxFuture<'a, PushOutcome> {
         self.send(identity, push).boxed()
+    }
+
+    fn unlock<'a>(
+        &'a self,
+        identity: &'a ApnsIdentity,
+        unlock: &'a Unlock,
+    ) -> BoxFuture<'a, Result<UnlockAnswer, String>> {
+        async move {
+            let config = identity.tls_config(&self.roots, &self.clock)?;
+            unlock::send(config, unlock, self.time_outs).await
+        }
+        .boxed()
     }
 }
 

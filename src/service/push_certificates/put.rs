@@ -7,7 +7,7 @@ use super::{Devices, Kept, KeptWithKey, WAKE_TOPIC, WakeTopic, are_enrolled, kee
 use crate::model::{JobId, Secret, Timestamp};
 use crate::pki::PrivateKey;
 use crate::pki::push::{PushCertificate, PushError, Upload};
-use crate::store::{PushCertificateRow, Read};
+use crate::store::{PushCertificateRow, Read, Write};
 
 /// An uploaded push certificate.
 #[derive(Clone, Debug)]
@@ -45,17 +45,61 @@ pub async fn put(app: &App, actor: &Actor, new: NewCertificate) -> Result<Stored
     let upload = blocking(read).await?.map_err(|e| refused(&e))?;
     let requested = requested_keys(app, &mut app.store.begin_read().await?, &upload).await?;
     let certificate = upload.finish(&requested, now).map_err(|e| refused(&e))?;
-    let topic = certificate.topic.as_str();
-
     let mut tx = app.store.begin_write().await?;
     let kept = tx.push_certificates().await?;
     let devices = Devices::by_topic(&mut tx).await?;
     if !force {
         guard(&certificate, &kept, &devices, default, now)?;
     }
+    let stored = store(app, tx, actor, &certificate, Beside { kept, devices, default, force }).await?;
+    app.signals.jobs.notify_one();
+    Ok(stored)
+}
+
+/// Keeps a push certificate that comes with its key, whatever is wrong with it, as long as it says its topic; the log says
+/// what is. The one by which new devices enroll stays that.
+///
+/// # Errors
+/// [`Error::Invalid`] where it cannot be read, has no topic, or the key is missing or another's.
+pub async fn put_as_it_is(app: &App, actor: &Actor, file: Secret<Vec<u8>>) -> Result<Kept, Error> {
+    let now = app.clock.now();
+    let upload = blocking(move || Upload::read(file.expose(), None)).await?.map_err(|e| refused(&e))?;
+    let (certificate, faults) = upload.finish_as_it_is(now).map_err(|e| refused(&e))?;
+    for fault in faults {
+        tracing::warn!(topic = certificate.topic, %fault, "a push certificate was stored that APNs will hardly take");
+    }
+    let mut tx = app.store.begin_write().await?;
+    let kept = tx.push_certificates().await?;
+    let devices = Devices::by_topic(&mut tx).await?;
+    let has_other_default = kept.iter().any(|row| row.is_default && row.topic != certificate.topic);
+    let beside = Beside { kept, devices, default: has_other_default.then_some(false), force: true };
+    let stored = store(app, tx, actor, &certificate, beside).await?;
+    app.signals.jobs.notify_one();
+    Ok(stored.certificate)
+}
+
+/// What a new certificate is stored beside, and how.
+struct Beside {
+    kept: Vec<PushCertificateRow>,
+    devices: Devices,
+    default: Option<bool>,
+    force: bool,
+}
+
+/// Keeps a certificate, and has the devices of its topic woken.
+async fn store(
+    app: &App,
+    mut tx: Write,
+    actor: &Actor,
+    certificate: &PushCertificate,
+    beside: Beside,
+) -> Result<Stored, Error> {
+    let now = app.clock.now();
+    let Beside { kept, devices, default, force } = beside;
+    let topic = certificate.topic.as_str();
     let replaced = kept.iter().find(|row| row.topic == topic);
     let is_default = is_default(&kept, replaced, default)?;
-    let row = keep(app, &mut tx, KeptWithKey { certificate: &certificate, is_default, actor, now }).await?;
+    let row = keep(app, &mut tx, KeptWithKey { certificate, is_default, actor, now }).await?;
     if let Some(request) = tx.push_request_by_key(certificate.identity.certificate.public_key_sha256).await? {
         tx.answer_push_request(request.id, now).await?;
     }
@@ -73,8 +117,7 @@ pub async fn put(app: &App, actor: &Actor, new: NewCertificate) -> Result<Stored
     });
     app.audit(&mut tx, actor, "push_certificate.stored", subject, &detail, now).await?;
     tx.commit().await?;
-    app.signals.jobs.notify_one();
-    Ok(Stored { replaced: replaced.is_some(), certificate: devices.kept(row) })
+    Ok(Stored { replaced: replaced.is_some(), certificate: devices.kept(row, now) })
 }
 
 /// The keys of earlier requests that the uploaded certificates answer.

@@ -208,6 +208,8 @@ CREATE TABLE enrollments (
     disabled_at     BIGINT,
     -- Until then an admin lets another certificate or user take this enrollment over.
     reenroll_approved_until BIGINT,
+    -- When it was taken over from another server, by which its certificate was not told.
+    migrated_at     BIGINT,
     last_seen_at    BIGINT  NOT NULL,
     created_at      BIGINT  NOT NULL,
     updated_at      BIGINT  NOT NULL
@@ -286,9 +288,13 @@ CREATE TABLE commands (
     expires_at      BIGINT,
     cancelled_at    BIGINT,
     -- Since when it is handed to nobody, after a restore, until an admin releases it.
-    held_at         BIGINT
+    held_at         BIGINT,
+    -- What stands for it on the wire where a tool chose it by the compatible interface, and the digest of what it sent, which may hold a PIN.
+    wire_uuid       TEXT,
+    wire_sealed     BYTEA
 );
 CREATE INDEX commands_for_all ON commands (fleet_number) WHERE fleet_number IS NOT NULL;
+CREATE UNIQUE INDEX commands_by_wire_uuid ON commands (wire_uuid) WHERE wire_uuid IS NOT NULL;
 CREATE INDEX commands_of_admins ON commands (id) WHERE internal = FALSE;
 CREATE INDEX commands_held ON commands (id) WHERE held_at IS NOT NULL;
 
@@ -375,7 +381,9 @@ CREATE TABLE wakes (
     last_at         BIGINT,
     last_result     TEXT,
     last_reason     TEXT,
-    last_apns_id    TEXT
+    last_apns_id    TEXT,
+    -- The revision that the last push was for: who asked for one by then knows how it ended.
+    last_revision   BIGINT
 );
 CREATE INDEX wakes_due ON wakes (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX wakes_sync ON wakes (sync_at) WHERE sync_at IS NOT NULL;

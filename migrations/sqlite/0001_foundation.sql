@@ -207,6 +207,8 @@ CREATE TABLE enrollments (
     disabled_at     INTEGER,
     -- Until then an admin lets another certificate or user take this enrollment over.
     reenroll_approved_until INTEGER,
+    -- When it was taken over from another server, by which its certificate was not told.
+    migrated_at     INTEGER,
     last_seen_at    INTEGER NOT NULL,
     created_at      INTEGER NOT NULL,
     updated_at      INTEGER NOT NULL
@@ -285,9 +287,13 @@ CREATE TABLE commands (
     expires_at      INTEGER,
     cancelled_at    INTEGER,
     -- Since when it is handed to nobody, after a restore, until an admin releases it.
-    held_at         INTEGER
+    held_at         INTEGER,
+    -- What stands for it on the wire where a tool chose it by the compatible interface, and the digest of what it sent, which may hold a PIN.
+    wire_uuid       TEXT,
+    wire_sealed     BLOB
 ) STRICT;
 CREATE INDEX commands_for_all ON commands (fleet_number) WHERE fleet_number IS NOT NULL;
+CREATE UNIQUE INDEX commands_by_wire_uuid ON commands (wire_uuid) WHERE wire_uuid IS NOT NULL;
 CREATE INDEX commands_of_admins ON commands (id) WHERE internal = FALSE;
 CREATE INDEX commands_held ON commands (id) WHERE held_at IS NOT NULL;
 
@@ -374,7 +380,9 @@ CREATE TABLE wakes (
     last_at         INTEGER,
     last_result     TEXT,
     last_reason     TEXT,
-    last_apns_id    TEXT
+    last_apns_id    TEXT,
+    -- The revision that the last push was for: who asked for one by then knows how it ended.
+    last_revision   INTEGER
 ) STRICT;
 CREATE INDEX wakes_due ON wakes (due_at) WHERE due_at IS NOT NULL;
 CREATE INDEX wakes_sync ON wakes (sync_at) WHERE sync_at IS NOT NULL;

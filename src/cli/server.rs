@@ -114,7 +114,10 @@ impl Server {
             name: "admin",
             socket: bind("admin.listen", settings.admin.listen).await?,
             tls: admin_tls.as_ref().map(|(tls, ..)| Arc::clone(tls)),
-            app: observe(admin_panic, web::api::router(app.clone(), metrics.clone()).merge(health.routes())),
+            app: observe(
+                admin_panic,
+                web::api::router(app.clone(), metrics.clone()).merge(health.routes()).merge(web::compat::router(&app)),
+            ),
             limits: Limits::default(),
             proxies: proxies.clone(),
         });

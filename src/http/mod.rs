@@ -3,6 +3,7 @@
 pub mod address;
 pub mod api;
 pub mod body;
+pub mod compat;
 pub mod health;
 pub mod identity;
 pub mod limit;

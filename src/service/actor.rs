@@ -33,6 +33,8 @@ pub enum ActorKind {
     Server,
     /// Somebody with access to the server's command line.
     CommandLine,
+    /// A tool with the API key of the interface that is compatible with another server.
+    Compat,
 }
 
 impl ActorKind {
@@ -44,6 +46,7 @@ impl ActorKind {
             Self::Device => "device",
             Self::Server => "server",
             Self::CommandLine => "command_line",
+            Self::Compat => "compat",
         }
     }
 }
@@ -59,6 +62,12 @@ impl Actor {
     #[must_use]
     pub fn command_line() -> Self {
         Self::of(ActorKind::CommandLine, "command line")
+    }
+
+    /// A tool that speaks another server's interface, as this user of it.
+    #[must_use]
+    pub fn compat(user: &str) -> Self {
+        Self::of(ActorKind::Compat, user)
     }
 
     /// A device, named by Apple's id of its enrollment.

@@ -15,9 +15,10 @@ use super::{App, Error};
 use crate::protocol::checkin::CheckIn;
 
 pub use authenticate::authenticate;
+pub(super) use authenticate::facts;
 pub use messages::{check_out, get_bootstrap_token, set_bootstrap_token};
-pub(super) use token_update::escrow_context;
 pub use token_update::token_update;
+pub(super) use token_update::{complete, escrow_context, user_channel};
 
 /// What the device gets back, with status 200 unless the error says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Answer {
     Gone,
     /// 404: nothing is declared for this device.
     NothingDeclared,
+    /// What the hook of declarative management answers, JSON.
+    Declared(Vec<u8>),
 }
 
 /// A check-in message with what came along.

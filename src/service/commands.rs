@@ -9,6 +9,7 @@ pub use accept::{Accepted, NewCommand, PushNote, Skipped, Targets, accept, accep
 pub use internal::{Internal, RENEW};
 pub use manage::{Cancelled, cancel, expire_deliveries, materialize_batch, redeliver};
 
+pub(super) use accept::destruction_word;
 pub(super) use internal::enqueue_internal;
 
 /// Priorities: the smaller, the sooner.

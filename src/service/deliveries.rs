@@ -358,7 +358,8 @@ async fn offer(
     sent.sent_at = Some(now);
     let detail = (sent.attempts > 1).then(|| format!("attempt {}", sent.attempts));
     write(tx, &sent, detail.as_deref()).await?;
-    Ok(Some(protocol::command::encode(&wire_uuid(command.id), &command.request_type, payload)))
+    let uuid = command.wire_uuid.unwrap_or_else(|| wire_uuid(command.id));
+    Ok(Some(protocol::command::encode(&uuid, &command.request_type, payload)))
 }
 
 /// Leaves a delivery as it is for this connection: it could not be made ready, which is no fault of the device's, and

@@ -24,6 +24,8 @@ pub struct Presented {
     pub certificate: Arc<Certificate>,
     /// The authority that it chains to.
     pub authority: TrustedAuthority,
+    /// Whether it may be pinned to an enrollment that was taken over from another server and has no pin yet.
+    pub may_be_first: bool,
 }
 
 impl Presented {
@@ -77,7 +79,8 @@ pub fn present(app: &App, shown: &PeerCertificate) -> Result<Presented, Error> {
         .get(root)
         .cloned()
         .ok_or_else(|| Error::Internal("the list of authorities and their certificates differ".to_owned()))?;
-    let presented = Presented { certificate: Arc::new(certificate), authority };
+    let may_be_first = app.settings.devices.pin_on_first_use;
+    let presented = Presented { certificate: Arc::new(certificate), authority, may_be_first };
     let mut memory = app.verified.0.lock().unwrap_or_else(PoisonError::into_inner);
     if memory.len() >= MAX_REMEMBERED {
         memory.clear();
@@ -150,6 +153,24 @@ pub(super) async fn require_pin(
             tx.clear_renewal(channel).await?;
             Ok(())
         }
+        None if presented.may_be_first && is_first(tx, presented, record.as_ref(), channel).await? => {
+            let (authority, not_after) = (presented.authority.id, presented.certificate.not_after);
+            tx.put_pin(channel, presented.sha256(), Some(authority), Some(not_after), now).await?;
+            tracing::info!(enrollment = %channel, "a device that was taken over was bound to the certificate that it came with");
+            Ok(())
+        }
         None => Err(Error::Denied("the client certificate does not belong to this enrollment".to_owned())),
     }
+}
+
+/// Whether a certificate may be the first of an enrollment that was taken over without one: it is nobody else's.
+async fn is_first(
+    tx: &mut Write,
+    presented: &Presented,
+    record: Option<&CertificateRow>,
+    channel: EnrollmentId,
+) -> Result<bool, Error> {
+    let is_free = record.is_none_or(|row| row.enrollment_id.is_none() && row.challenge_id.is_none())
+        && tx.pins_of_certificate(presented.sha256()).await?.is_empty();
+    Ok(is_free && tx.is_migrated_without_pin(channel).await?)
 }

@@ -13,6 +13,7 @@ pub mod authorities;
 pub mod certificates;
 pub mod check_in;
 pub mod commands;
+pub mod compat;
 pub mod deliveries;
 pub mod device_identity;
 pub mod devices;

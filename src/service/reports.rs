@@ -208,10 +208,14 @@ async fn record(
     let (heard, now) = (&heeded.heard, heeded.now);
     let command_uuid = heard.command_uuid();
     let command_id = command_uuid.and_then(|text| text.parse::<CommandId>().ok());
-    let delivery = match command_id {
+    let mut delivery = match command_id {
         Some(id) => tx.delivery(enrollment.id, id).await?,
         None => None,
     };
+    // Another name is one that a tool chose; what could be none is not looked for, since PostgreSQL takes no NUL.
+    if let (None, Some(uuid)) = (&delivery, command_uuid.filter(|uuid| !uuid.chars().any(char::is_control))) {
+        delivery = tx.delivery_by_wire_uuid(enrollment.id, uuid).await?;
+    }
     let Some(delivery) = delivery else {
         tracing::info!(enrollment = %enrollment.id, command_uuid, "report about a command that this device never had");
         return Ok(About::Unknown);

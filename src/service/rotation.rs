@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::audit::Subject;
 use super::{Actor, App, Error};
-use super::{authorities, check_in, deliveries, idempotency, profiles, push_certificates, reports, signing, wakes};
+use super::{
+    authorities, check_in, compat, deliveries, idempotency, profiles, push_certificates, reports, signing, wakes,
+};
 use crate::model::{CaId, CommandId, ProfileId, PushRequestId};
 use crate::store::{SealedColumn, SealedKey};
 
@@ -78,6 +80,7 @@ fn context(column: SealedColumn, key: &SealedKey) -> String {
         (SealedColumn::AuthorityKey, SealedKey::Id(id)) => authorities::key_context(CaId(*id)),
         (SealedColumn::PushRequestKey, SealedKey::Id(id)) => push_certificates::request_key_context(PushRequestId(*id)),
         (SealedColumn::ProfileContent, SealedKey::Id(id)) => profiles::content_context(ProfileId(*id)),
+        (SealedColumn::CommandWire, SealedKey::Id(id)) => compat::wire_context(CommandId(*id)),
         (_, SealedKey::Id(id)) => deliveries::payload_context(CommandId(*id)),
         (SealedColumn::ServerCertificateKey, SealedKey::Name(name)) => signing::own_key_context(name),
         (_, SealedKey::Name(topic)) => wakes::key_context(topic),

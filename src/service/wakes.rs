@@ -181,6 +181,7 @@ impl Flight {
             finish(&mut tx, wake, done, now).await?;
         }
         tx.commit().await?;
+        self.app.signals.pushed.notify_waiters();
         Ok(Round { results: ended.iter().map(|one| one.done.result).collect() })
     }
 }
@@ -275,6 +276,11 @@ fn pause(attempts: i64, random: u64) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
     let half = full / 2;
     half + Duration::from_micros(u64::try_from(half.as_micros()).unwrap_or(0) / 1_000_000 * random)
+}
+
+/// The valid push certificate for a topic, with its key.
+pub(super) async fn identity(app: &App, topic: &str) -> Result<Option<Arc<ApnsIdentity>>, Error> {
+    Ok(identities(app).await?.remove(topic))
 }
 
 /// The valid push certificates with their keys, by topic.

@@ -27,9 +27,11 @@ pub struct CommandRow {
     pub expires_at: Option<Timestamp>,
     pub cancelled_at: Option<Timestamp>,
     pub held_at: Option<Timestamp>,
+    pub wire_uuid: Option<String>,
+    pub wire_sealed: Option<Vec<u8>>,
 }
 
-columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at, held_at);
+columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at, held_at, wire_uuid, wire_sealed);
 
 /// A command without its payload, for showing.
 #[derive(Clone, Debug, FromRow)]

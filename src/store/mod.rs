@@ -26,6 +26,7 @@ mod authorities;
 mod backup;
 mod certificates;
 mod commands;
+mod compat;
 mod deliveries;
 mod devices;
 mod enrollments;

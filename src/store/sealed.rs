@@ -17,6 +17,7 @@ pub enum SealedColumn {
     Escrow,
     CheckIn,
     CommandPayload,
+    CommandWire,
     ReportRaw,
     ReportParsed,
     Answer,
@@ -24,7 +25,7 @@ pub enum SealedColumn {
 
 impl SealedColumn {
     /// All of them: the few that matter most first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AuthorityKey,
         Self::ServerCertificateKey,
         Self::PushCertificateKey,
@@ -33,6 +34,7 @@ impl SealedColumn {
         Self::Escrow,
         Self::CheckIn,
         Self::CommandPayload,
+        Self::CommandWire,
         Self::ReportRaw,
         Self::ReportParsed,
         Self::Answer,
@@ -50,6 +52,7 @@ impl SealedColumn {
             Self::Escrow => "escrow.value_sealed",
             Self::CheckIn => "check_ins.raw_sealed",
             Self::CommandPayload => "commands.payload_sealed",
+            Self::CommandWire => "commands.wire_sealed",
             Self::ReportRaw => "reports.raw_sealed",
             Self::ReportParsed => "reports.parsed_sealed",
             Self::Answer => "idempotency.response_sealed",
@@ -136,6 +139,7 @@ impl Read {
             SealedColumn::PushRequestKey => Some(read_after!("push_requests", "id", "key_sealed")),
             SealedColumn::ProfileContent => Some(read_after!("profiles", "id", "content_sealed")),
             SealedColumn::CommandPayload => Some(read_after!("commands", "id", "payload_sealed")),
+            SealedColumn::CommandWire => Some(read_after!("commands", "id", "wire_sealed")),
             _ => None,
         };
         if let Some(sql) = by_id {
@@ -291,6 +295,7 @@ impl Write {
                     SealedColumn::AuthorityKey => write_one!("authorities", "id", "key_sealed"),
                     SealedColumn::PushRequestKey => write_one!("push_requests", "id", "key_sealed"),
                     SealedColumn::ProfileContent => write_one!("profiles", "id", "content_sealed"),
+                    SealedColumn::CommandWire => write_one!("commands", "id", "wire_sealed"),
                     _ => write_one!("commands", "id", "payload_sealed"),
                 };
                 run!(self, sql, *id, old, sealed)?

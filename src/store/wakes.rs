@@ -28,6 +28,10 @@ pub struct WakeRow {
     pub last_result: Option<String>,
     pub last_reason: Option<String>,
     pub last_apns_id: Option<String>,
+    pub revision: i64,
+    pub leased_until: Option<Timestamp>,
+    pub not_before: Option<Timestamp>,
+    pub last_revision: Option<i64>,
 }
 
 /// How a push ended.
@@ -193,6 +197,7 @@ impl Write {
             self,
             "UPDATE wakes
                 SET leased_until = NULL, last_at = $3, last_result = $4, last_reason = $5, last_apns_id = $6,
+                    last_revision = $2,
                     attempts = CASE WHEN CAST($7 AS BIGINT) IS NULL THEN 0 ELSE attempts END,
                     due_at = CASE WHEN revision = $2 THEN $7
                                   WHEN $7 IS NULL OR due_at IS NULL OR due_at > $7 THEN due_at

@@ -70,6 +70,10 @@ async fn fill(edge: &Edge, app: &App) {
     phone.authenticate().await;
     phone.token_update(Some(b"escrow")).await;
     phone.finish_all().await;
+    let tool = Actor::compat("nanomdm");
+    let lock = crate::support::compat::command("CMD1", "DeviceLock", &[("PIN", "123456".into())]);
+    let taken = muster::service::compat::enqueue(app, &tool, &["PHONE-1".to_owned()], &lock, true).await;
+    assert_eq!(taken.command_error, None);
 }
 
 both_databases! {

@@ -27,7 +27,7 @@ struct AuditQuery {
     /// What was done, such as `command.accepted`.
     #[param(min_length = 1, max_length = 100, example = "command.accepted")]
     action: Option<String>,
-    /// Who did it: the name of a token, Apple's id of a device, `server` or `command line`.
+    /// Who did it: the name of a token, Apple's id of a device, `server`, `command line`, or the user of the NanoMDM interface.
     #[param(min_length = 1, max_length = 400)]
     actor: Option<String>,
     /// What kind of thing it was done to, such as `device`.
@@ -68,7 +68,7 @@ enum AuditSort {
 pub(super) struct AuditEntry {
     id: AuditId,
     at: Timestamp,
-    /// `token`, `device`, `server` or `command_line`.
+    /// `token`, `device`, `server`, `command_line` or `compat` (a tool by the NanoMDM interface).
     #[schema(example = "token")]
     actor_kind: String,
     /// The name of the token, Apple's id of the device, `server` or `command line`.

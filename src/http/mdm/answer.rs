@@ -20,6 +20,7 @@ pub(super) fn respond(answer: Answer) -> Response {
         Answer::Plist(bytes) => plist(bytes),
         Answer::Gone => empty(StatusCode::GONE),
         Answer::NothingDeclared => empty(StatusCode::NOT_FOUND),
+        Answer::Declared(bytes) => of_type("application/json", bytes),
     }
 }
 
@@ -91,7 +92,11 @@ fn empty(status: StatusCode) -> Response {
 }
 
 fn plist(bytes: Vec<u8>) -> Response {
+    of_type("application/xml", bytes)
+}
+
+fn of_type(kind: &'static str, bytes: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(bytes));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

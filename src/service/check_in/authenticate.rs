@@ -169,7 +169,8 @@ async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &Authentic
     Ok(())
 }
 
-fn facts(message: &Authenticate) -> DeviceFacts {
+/// What a device says about itself.
+pub(in crate::service) fn facts(message: &Authenticate) -> DeviceFacts {
     DeviceFacts {
         udid: message.sender.udid.clone(),
         apple_enrollment_id: message.sender.enrollment_id.clone().filter(|_| message.sender.udid.is_none()),

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::super::audit::Subject;
 use super::super::deliveries::{End, void_open};
 use super::super::device_identity::require_pin;
-use super::super::{Actor, App, Error};
+use super::super::{Actor, App, Error, compat};
 use super::token_update::escrow_context;
 use super::{Answer, Arrived};
 use crate::model::Timestamp;
@@ -97,14 +97,14 @@ pub(super) async fn user_authenticate(
     })
 }
 
-/// Nothing is declared for any device yet: 404, on every endpoint.
+/// Declarative management is a hook's affair; without one nothing is declared for any device: 404, on every endpoint.
 pub(super) async fn declarative_management(
     app: &App,
     arrived: &Arrived,
     message: DeclarativeManagement,
 ) -> Result<Answer, Error> {
     require_known(app, arrived, &message.sender).await?;
-    Ok(Answer::NothingDeclared)
+    compat::ask(app, &message).await
 }
 
 /// Refuses a message from a device that is not known or presents another certificate.

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -73,7 +74,7 @@ async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &TokenUpda
         tx.put_escrow(id, generation, "unlock_token", &sealed, now).await?;
     }
     if tally == 1 {
-        complete(app, &mut tx, id, (!is_user_channel).then_some(&device_channel), arrived, now).await?;
+        complete(app, &mut tx, id, (!is_user_channel).then_some(&device_channel), arrived.address, now).await?;
     } else {
         // A renewal by InstallProfile ends here; some clients never report the command itself.
         deliveries::presume_renewal(&mut tx, id, now).await?;
@@ -105,7 +106,7 @@ fn not_authenticated() -> Error {
 }
 
 /// The user channel that the message is about; made when it is new, begun again when it had ended.
-async fn user_channel(
+pub(in crate::service) async fn user_channel(
     app: &App,
     tx: &mut Write,
     device_channel: &Enrollment,
@@ -147,12 +148,12 @@ async fn user_channel(
 }
 
 /// The first TokenUpdate of a generation. `device_channel` is none for a user channel.
-async fn complete(
+pub(in crate::service) async fn complete(
     app: &App,
     tx: &mut Write,
     id: EnrollmentId,
     device_channel: Option<&Enrollment>,
-    arrived: &Arrived,
+    address: IpAddr,
     now: Timestamp,
 ) -> Result<(), Error> {
     let number = tx.fleet_number_for_enrollment().await?;
@@ -177,7 +178,7 @@ async fn complete(
         let last = after.plus(std::time::Duration::from_micros(1));
         commands::enqueue_internal(app, tx, id, Internal::Profiles, last).await?;
     }
-    let actor = Actor::device(&channel.apple_id).at(Some(arrived.address));
+    let actor = Actor::device(&channel.apple_id).at(Some(address));
     let subject = Subject { kind: "device", id: &channel.device_id.to_string() };
     app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await
 }

@@ -230,7 +230,7 @@ impl Row<'_> {
 }
 
 /// The word in the database.
-const fn destruction_word(destruction: Destruction) -> &'static str {
+pub(in crate::service) const fn destruction_word(destruction: Destruction) -> &'static str {
     match destruction {
         Destruction::Erase => "erase",
         Destruction::LockWithPin => "lock_with_pin",

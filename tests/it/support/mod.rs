@@ -3,6 +3,7 @@
 pub mod api;
 pub mod app;
 pub mod applicant;
+pub mod compat;
 #[macro_use]
 pub mod db;
 pub mod edge;

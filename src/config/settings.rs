@@ -335,7 +335,7 @@ section! {
         declarative_management_url: Option<HookUrl> = Example("\"https://ddm.example.org/\""),
         /// The key of that hook's `X-Hmac-Signature`: each request is signed, and each answer has to be.
         declarative_management_key: Option<Secret<String>> = Example("\"another long random text\""),
-        /// Apple's service that lifts the activation lock, for `/v1/escrowkeyunlock`; trusted by `push.roots`, too.
+        /// Apple's service that lifts the activation lock, for `/v1/escrowkeyunlock`; believed by `push.roots` as APNs is.
         escrow_key_unlock_url: Endpoint =
             Default("\"https://deviceservices-external.apple.com/deviceservicesworkers/escrowKeyUnlock\""),
     }

@@ -229,6 +229,8 @@ both_fresh_databases! {
         mode("muster.toml", 0o644);
         if made.database.starts_with("sqlite:") {
             assert!(made.doctor().with(0).stdout.contains("ok    settings"), "no secret in it");
+            made.set("#nanomdm = \"a long", "nanomdm = \"a long");
+            made.warns("settings", "there are secrets in the settings");
         } else {
             made.warns("settings", "there are secrets in the settings");
         }

@@ -27,6 +27,32 @@ both_fresh_databases! {
         assert_eq!(made.serve().get("/healthz", "").await.0, 200);
     }
 
+    async fn the_interface_of_nanomdm_is_on_the_admin_listener_when_it_has_a_key(made: Installation) {
+        let without = made.serve();
+        assert_eq!(without.get("/version", "").await.0, 404);
+        without.terminate();
+        assert!(without.ended().0.success());
+        made.set("#nanomdm = \"a long random text\"", "nanomdm = \"0123456789abcdef\"");
+        let with = made.serve();
+        assert_eq!(with.get("/version", "").await.0, 200);
+        assert_eq!(with.get("/v1/push/A", &made.token()).await.0, 401, "it has a key of its own");
+        assert_eq!(with.get("/api/v1/tokens", &made.token()).await.0, 200);
+        let mut socket = TcpStream::connect(&with.admin).await.unwrap();
+        // nanomdm:0123456789abcdef
+        let request = format!(
+            "PUT /v1/enqueue/NOBODY?nopush=1 HTTP/1.1\r\nHost: {}\r\nAuthorization: Basic \
+             bmFub21kbTowMTIzNDU2Nzg5YWJjZGVm\r\nContent-Length: 4\r\nConnection: close\r\n\r\njunk",
+            with.admin
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("command_error"), "{answer}");
+        with.terminate();
+        let (_, log) = with.ended();
+        assert!(!log.contains("0123456789abcdef"), "{log}");
+    }
+
     async fn a_request_in_flight_is_finished_after_the_signal_to_stop(made: Installation) {
         let server = made.serve();
         let body = r#"{"name": "made while stopping", "role": "viewer"}"#;

@@ -19,7 +19,9 @@ const LITTLE: u64 = 2 << 30;
 pub(super) fn settings(report: &mut Report, settings: &Settings, file: &Path) {
     let shown = file.display();
     let password = matches!(&settings.database.url, DatabaseUrl::Postgres(url) if has_password(url.expose()));
-    let has_secrets = password || settings.metrics.token.is_some();
+    let compat = &settings.compat;
+    let keys = [&settings.metrics.token, &compat.nanomdm, &compat.declarative_management_key];
+    let has_secrets = password || keys.iter().any(|key| key.is_some());
     match mode(file) {
         Ok(mode) if has_secrets && mode & 0o077 != 0 => report.warn(
             "settings",

@@ -167,7 +167,7 @@ pub(super) async fn require_pin(
 async fn is_first(
     tx: &mut Write,
     presented: &Presented,
-    record: Option<&CertificateRow>,
+    record: Option<&IssuedRow>,
     channel: EnrollmentId,
 ) -> Result<bool, Error> {
     let is_free = record.is_none_or(|row| row.enrollment_id.is_none() && row.challenge_id.is_none())

@@ -107,7 +107,7 @@ impl Tool {
     /// Runs the server's workers until it is dropped.
     pub fn works(&self) -> Works {
         let stop = CancellationToken::new();
-        let running = muster::worker::run(self.edge.t.app.clone(), stop.clone(), Arc::new(|_| {}));
+        let running = muster::worker::run(self.edge.t.app.clone(), stop.clone(), Arc::new(|_| {}), Arc::new(|_| {}));
         Works { stop, running: Some(tokio::spawn(running)) }
     }
 

@@ -373,6 +373,7 @@ CREATE TABLE wakes (
     -- Raised by each request, so that one that comes while a push is in flight is not lost.
     revision        BIGINT  NOT NULL,
     leased_until    BIGINT,
+    leased_by       UUID,
     attempts        BIGINT  NOT NULL,
     -- Until then the push service is to be left alone, as it said or since it failed; no request pulls a wake-up before.
     not_before      BIGINT,
@@ -474,6 +475,13 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_by_age ON idempotency (created_at);
 
+-- The server processes on this database. One that was not seen for some seconds is gone: what it leased is free.
+CREATE TABLE processes (
+    id              UUID    NOT NULL PRIMARY KEY,
+    started_at      BIGINT NOT NULL,
+    seen_at         BIGINT NOT NULL
+);
+
 -- Work of the server itself; a row goes in with the change that needs it.
 CREATE TABLE jobs (
     id              UUID    NOT NULL PRIMARY KEY,
@@ -485,6 +493,7 @@ CREATE TABLE jobs (
     revision        BIGINT  NOT NULL,
     run_at          BIGINT  NOT NULL,
     leased_until    BIGINT,
+    leased_by       UUID,
     attempts        BIGINT  NOT NULL,
     last_error      TEXT,
     dead_at         BIGINT,

@@ -372,6 +372,7 @@ CREATE TABLE wakes (
     -- Raised by each request, so that one that comes while a push is in flight is not lost.
     revision        INTEGER NOT NULL,
     leased_until    INTEGER,
+    leased_by       BLOB,
     attempts        INTEGER NOT NULL,
     -- Until then the push service is to be left alone, as it said or since it failed; no request pulls a wake-up before.
     not_before      INTEGER,
@@ -471,6 +472,13 @@ CREATE TABLE idempotency (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX idempotency_by_age ON idempotency (created_at);
 
+-- The server processes on this database. One that was not seen for some seconds is gone: what it leased is free.
+CREATE TABLE processes (
+    id              BLOB    NOT NULL PRIMARY KEY,
+    started_at      INTEGER NOT NULL,
+    seen_at         INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Work of the server itself; a row goes in with the change that needs it.
 CREATE TABLE jobs (
     id              BLOB    NOT NULL PRIMARY KEY,
@@ -482,6 +490,7 @@ CREATE TABLE jobs (
     revision        INTEGER NOT NULL,
     run_at          INTEGER NOT NULL,
     leased_until    INTEGER,
+    leased_by       BLOB,
     attempts        INTEGER NOT NULL,
     last_error      TEXT,
     dead_at         INTEGER,

@@ -76,6 +76,8 @@ ids! {
     AuditId,
     /// Work of the server itself.
     JobId,
+    /// A server process, from its start to its end.
+    ProcessId,
 }
 
 #[cfg(test)]

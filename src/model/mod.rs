@@ -18,8 +18,8 @@ pub use command::{DeliveryState, ReportStatus, Resend, Transition};
 pub use digest::{Sha256, Sha256Pieces};
 pub use enrollment::{AppleId, EnrollmentKind, Platform, SHARED_IPAD_USER};
 pub use id::{
-    AppId, AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, JobId, LinkId, PackageId, ProfileId,
-    PushRequestId, ReportId, TokenId,
+    AppId, AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, JobId, LinkId, PackageId, ProcessId,
+    ProfileId, PushRequestId, ReportId, TokenId,
 };
 pub use random::{Randomness, SeededRandomness};
 pub use role::Role;

@@ -11,7 +11,7 @@ use super::trust::Trust;
 use super::wakes::PushIdentities;
 use super::{Error, apps};
 use crate::config::Settings;
-use crate::model::{Clock, Randomness, Secret};
+use crate::model::{Clock, ProcessId, Randomness, Secret};
 use crate::pki::vault::Vault;
 use crate::remote::apns::Pusher;
 use crate::remote::hooks::Hooks;
@@ -51,6 +51,8 @@ pub struct State {
     pub pusher: Arc<dyn Pusher>,
     /// Calls hooks.
     pub hooks: Hooks,
+    /// This process, which leases are in the name of.
+    pub process: ProcessId,
     /// Wakes the workers of this process.
     pub signals: Signals,
     /// Places for uploads of packages that come at the same time: each takes as much of the disk as it is large, before
@@ -81,7 +83,9 @@ impl App {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let hooks = Hooks::new(&parts.settings.hooks.allow, Arc::clone(&parts.clock));
+        let process = ProcessId::new(parts.clock.now(), &*parts.random);
         Self(Arc::new(State {
+            process,
             store: parts.store,
             hooks,
             settings: parts.settings,

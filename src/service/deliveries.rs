@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{App, Error, renewal};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, Resend, Timestamp, Transition};
 use crate::protocol;
-use crate::store::{CommandRow, Delivery, Enrollment, Write};
+use crate::store::{CommandHead, Delivery, Enrollment, Write};
 
 mod fill;
 
@@ -158,7 +158,7 @@ pub(super) async fn materialize(tx: &mut Write, enrollment: &Enrollment, now: Ti
         let Some(last) = commands.last().and_then(|command| command.fleet_number) else { return Ok(made) };
         for command in &commands {
             let over = command.cancelled_at.is_some() || command.expires_at.is_some_and(|at| at <= now);
-            if !over && tx.insert_delivery(&queued(command, enrollment, now)).await? {
+            if !over && tx.insert_delivery(&queued(command, enrollment.id, enrollment.generation, now)).await? {
                 made += 1;
             }
         }
@@ -187,13 +187,13 @@ async fn skip_fleet_commands(tx: &mut Write, enrollment: &Enrollment, mut cursor
     }
 }
 
-/// A new delivery of `command` for the present generation of `enrollment`.
+/// A new delivery of `command` for the present generation of an enrollment.
 #[must_use]
-pub(super) fn queued(command: &CommandRow, enrollment: &Enrollment, now: Timestamp) -> Delivery {
+pub(super) fn queued(command: &CommandHead, enrollment: EnrollmentId, generation: i64, now: Timestamp) -> Delivery {
     Delivery {
-        enrollment_id: enrollment.id,
+        enrollment_id: enrollment,
         command_id: command.id,
-        generation: enrollment.generation,
+        generation,
         state: DeliveryState::Queued,
         priority: command.priority,
         resend: command.resend,
@@ -342,7 +342,7 @@ async fn offer(
             failed.answered_at = Some(now);
             failed.error = Some(serde_json::json!([{"domain": "muster", "code": 0, "description": what}]).to_string());
             write(tx, &failed, Some(&what)).await?;
-            renewal::failed(tx, &command, enrollment.id, &what, now).await?;
+            renewal::failed(tx, &command.verb, enrollment.id, &what, now).await?;
             return Ok(None);
         }
         Err(fill::Failure::Trouble(error)) => {

@@ -6,13 +6,15 @@
 mod put;
 mod request;
 
+use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 use serde_json::json;
 
 use super::audit::Subject;
 use super::{Actor, App, Error, wakes};
 use crate::model::{EnrollmentId, Sha256, Timestamp};
 use crate::pki::{Certificate, push};
-use crate::store::{PushCertificateRow, Read, Write};
+use crate::store::{PushCertificateRow, Read, StoreError, Write};
 
 pub use put::{NewCertificate, Stored, put, put_as_it_is};
 pub(super) use request::key_context as request_key_context;
@@ -163,13 +165,21 @@ pub async fn remove(app: &App, actor: &Actor, topic: &str, force: bool) -> Resul
 /// [`Error::Unavailable`].
 pub async fn wake_batch(app: &App, topic: &str, after: EnrollmentId) -> Result<Option<EnrollmentId>, Error> {
     let now = app.clock.now();
-    let mut tx = app.store.begin_write().await?;
-    let batch = tx.enrollments_to_wake(topic, after, now, BATCH).await?;
-    for id in &batch {
-        tx.end_wake_pause(*id).await?;
-        tx.request_wake(*id, now, now.plus(app.settings.push.sync_interval)).await?;
-    }
-    tx.commit().await?;
+    let batch = app.store.begin_read().await?.enrollments_to_wake(topic, after, now, BATCH).await?;
+    let next_sync = now.plus(app.settings.push.sync_interval);
+    let each = batch.iter().map(|id| {
+        let id = *id;
+        let wake = move |mut tx: Write| {
+            async move {
+                tx.end_wake_pause(id).await?;
+                tx.request_wake(id, now, next_sync).await?;
+                tx.commit().await
+            }
+            .boxed()
+        };
+        app.store.together::<(), StoreError, _>(Vec::new(), wake)
+    });
+    try_join_all(each).await?;
     app.signals.push.notify_one();
     Ok(batch.last().copied())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::commands::{Internal, enqueue_internal};
 use super::{App, Error, authorities};
 use crate::model::{EnrollmentId, Timestamp};
-use crate::store::{CommandRow, Write};
+use crate::store::Write;
 
 /// Devices that are looked at in one transaction.
 const BATCH: i64 = 200;
@@ -60,22 +60,22 @@ async fn renew(app: &App, tx: &mut Write, id: EnrollmentId, now: Timestamp) -> R
             return Ok(false);
         }
     }
-    enqueue_internal(app, tx, id, Internal::Renewal, now).await?;
+    enqueue_internal(app, tx, (id, enrollment.generation), Internal::Renewal, now).await?;
     let attempts = tx.renewal(id).await?.map_or(0, |row| row.attempts).saturating_add(1);
     tx.put_renewal(id, attempts, now.plus(pause(attempts)), now).await?;
     tx.request_wake(id, now, now.plus(app.settings.push.sync_interval)).await?;
     Ok(true)
 }
 
-/// Notes that a device did not do what `command` asks for, if that was a renewal.
+/// Notes that a device did not do what a command of this verb asks for, if that was a renewal.
 pub(super) async fn failed(
     tx: &mut Write,
-    command: &CommandRow,
+    verb: &str,
     id: EnrollmentId,
     why: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    if command.verb != super::commands::RENEW {
+    if verb != super::commands::RENEW {
         return Ok(());
     }
     let attempts = tx.renewal(id).await?.map_or(1, |row| row.attempts);

@@ -17,7 +17,7 @@ use crate::protocol::Sender;
 use crate::protocol::json::dictionary_to_json;
 use crate::protocol::report::Report;
 use crate::protocol::unreadable::Unreadable;
-use crate::store::{CommandRow, Enrollment, Key, NewReport, Write};
+use crate::store::{CommandKind, Enrollment, Key, NewReport, Write};
 
 /// What a report led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -277,19 +277,19 @@ async fn record(
     }
     if is_of_now
         && matches!(transition, Transition::Acknowledge | Transition::Fail)
-        && let Some(command) = tx.command(delivery.command_id).await?
+        && let Some(command) = tx.command_kind(delivery.command_id).await?
     {
         match heard {
             Heard::Read(report) if transition == Transition::Acknowledge => {
                 let told = kept.told.as_ref().filter(|told| told.request_type == command.request_type);
-                if consequences(app, tx, enrollment, &command, report, told, now).await? {
+                if consequences(app, tx, enrollment, (delivery.command_id, &command), report, told, now).await? {
                     *enrollment = tx
                         .enrollment_by_id_for_update(enrollment.id)
                         .await?
                         .ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
                 }
             }
-            _ => renewal::failed(tx, &command, enrollment.id, &why, now).await?,
+            _ => renewal::failed(tx, &command.verb, enrollment.id, &why, now).await?,
         }
     }
     Ok(About::Command)
@@ -312,7 +312,7 @@ async fn consequences(
     app: &App,
     tx: &mut Write,
     enrollment: &Enrollment,
-    command: &CommandRow,
+    (command_id, command): (CommandId, &CommandKind),
     report: &Report,
     told: Option<&inventory::Told>,
     now: Timestamp,
@@ -332,7 +332,7 @@ async fn consequences(
     void_open(tx, enrollment, End::Wiped, now).await?;
     tx.close_enrollment(enrollment.id, "disabled", now).await?;
     let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
-    let detail = json!({"command": command.id});
+    let detail = json!({"command": command_id});
     app.audit(tx, &Actor::device(&enrollment.apple_id), "device.wiped", subject, &detail, now).await?;
     Ok(true)
 }

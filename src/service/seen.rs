@@ -1,8 +1,11 @@
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
 
 use super::{App, Error};
 use crate::model::{EnrollmentId, Timestamp, TokenId};
+use crate::store::{StoreError, Write};
 
 /// Most times that are written in one transaction.
 const BATCH: usize = 500;
@@ -38,9 +41,16 @@ impl App {
         // In the order of ids, so that two processes that write the same rows never wait for each other in a ring.
         enrollments.sort_unstable();
         for batch in enrollments.chunks(BATCH) {
-            let mut tx = self.store.begin_write().await?;
-            tx.touch_enrollments(batch).await?;
-            tx.commit().await?;
+            let batch: Arc<[_]> = batch.into();
+            let touch = move |mut tx: Write| {
+                let batch = Arc::clone(&batch);
+                async move {
+                    tx.touch_enrollments(&batch).await?;
+                    tx.commit().await
+                }
+                .boxed()
+            };
+            self.store.together::<(), StoreError, _>(Vec::new(), touch).await?;
         }
         let tokens = std::mem::take(&mut *self.seen.tokens.lock().unwrap_or_else(PoisonError::into_inner));
         if !tokens.is_empty() {

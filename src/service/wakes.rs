@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 use tokio::task::JoinSet;
 
 use super::{App, Error};
 use crate::model::{EnrollmentId, Sha256, Timestamp};
 use crate::pki;
 use crate::remote::apns::{ApnsIdentity, Push, PushOutcome};
-use crate::store::{DueWake, PushResult, Read};
+use crate::store::{DueWake, Lease, PushResult, Read, Write};
 
 /// How long a process may take for one wake-up before another may take it over; longer than a push can last.
 const LEASE: Duration = Duration::from_secs(120);
@@ -75,16 +77,14 @@ pub async fn topics_without_certificate(
 pub async fn send_due(app: &App) -> Result<Round, Error> {
     let mut flight = Flight::new(app);
     let mut round = Round::default();
-    let mut is_all = false;
     loop {
-        if !is_all {
-            is_all = flight.begin().await?;
-        }
-        if flight.is_empty() {
+        let is_all = flight.begin().await?;
+        if is_all && flight.is_empty() {
             return Ok(round);
         }
-        let ended = flight.ended().await;
-        round.results.extend(flight.settle(ended).await?.results);
+        while !flight.is_empty() {
+            round.results.extend(flight.next().await?.results);
+        }
     }
 }
 
@@ -96,6 +96,8 @@ pub async fn send_due(app: &App) -> Result<Round, Error> {
 pub struct Flight {
     app: App,
     pushes: JoinSet<Ended>,
+    /// What has ended and is being written down, while others are sent.
+    settling: JoinSet<Result<Round, Error>>,
 }
 
 /// A push that ended, and how.
@@ -109,17 +111,17 @@ impl Flight {
     /// None is under way.
     #[must_use]
     pub fn new(app: &App) -> Self {
-        Self { app: app.clone(), pushes: JoinSet::new() }
+        Self { app: app.clone(), pushes: JoinSet::new(), settling: JoinSet::new() }
     }
 
-    /// Whether none is under way.
+    /// Whether none is under way, and none is to be written down.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pushes.is_empty()
+        self.pushes.is_empty() && self.settling.is_empty()
     }
 
-    /// Leases what is due, as far as there is room, and begins to send it: a push begins with its lease, and so ends before
-    /// it. True: nothing more is due now.
+    /// Leases what is due, as far as there is room for a good many, and begins to send it: a push begins with its lease, and
+    /// so ends before it. True: nothing more is due now.
     ///
     /// # Errors
     /// [`Error::Unavailable`]; leases that were taken run out by themselves.
@@ -127,24 +129,27 @@ impl Flight {
         let most = usize::try_from(self.app.settings.push.concurrency).unwrap_or(usize::MAX).max(1);
         loop {
             let count = most.saturating_sub(self.pushes.len()).min(BATCH);
-            if count == 0 {
+            // Few at a time would cost a transaction each.
+            if count < most.min(BATCH).div_ceil(2) {
                 return Ok(false);
             }
             let now = self.app.clock.now();
             let mut tx = self.app.store.begin_write().await?;
-            let due = tx.lease_wakes(now, now.plus(LEASE), limit(count)).await?;
+            let lease = Lease { holder: self.app.process, now, until: now.plus(LEASE) };
+            let due = tx.lease_wakes(&lease, limit(count)).await?;
+            if due.is_empty() {
+                return Ok(true);
+            }
             tx.commit().await?;
             let is_all = due.len() < count;
-            if !due.is_empty() {
-                let identities = identities(&self.app).await?;
-                for wake in due {
-                    let identity = wake.topic.as_ref().and_then(|topic| identities.get(topic).cloned());
-                    let app = self.app.clone();
-                    self.pushes.spawn(async move {
-                        let done = send(&app, &wake, identity.as_deref(), now).await;
-                        Ended { wake, done }
-                    });
-                }
+            let identities = identities(&self.app).await?;
+            for wake in due {
+                let identity = wake.topic.as_ref().and_then(|topic| identities.get(topic).cloned());
+                let app = self.app.clone();
+                self.pushes.spawn(async move {
+                    let done = send(&app, &wake, identity.as_deref(), now).await;
+                    Ended { wake, done }
+                });
             }
             if is_all {
                 return Ok(true);
@@ -152,11 +157,22 @@ impl Flight {
         }
     }
 
-    /// Waits until a push has ended; those that end at the same time come with it. None where none is under way. Nothing
-    /// is lost when this is dropped before it is done.
-    pub async fn ended(&mut self) -> Vec<Ended> {
+    /// Waits until something has ended: pushes, which are being written down from then on, or that. For ever where nothing
+    /// is under way. Nothing is lost when this is dropped before it is done. Says what was written down.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; the leases of what could not be written down run out by themselves.
+    pub async fn next(&mut self) -> Result<Round, Error> {
+        let one = tokio::select! {
+            Some(ended) = self.pushes.join_next() => ended,
+            Some(settled) = self.settling.join_next() => {
+                let died = |error| Error::Internal(format!("the end of pushes could not be written: {error}"));
+                return settled.map_err(died)?;
+            }
+            else => std::future::pending().await,
+        };
         let mut ended = Vec::new();
-        let mut next = self.pushes.join_next().await;
+        let mut next = Some(one);
         while let Some(one) = next {
             match one {
                 Ok(one) => ended.push(one),
@@ -165,25 +181,26 @@ impl Flight {
             }
             next = self.pushes.try_join_next();
         }
-        ended
+        self.settling.spawn(settle(self.app.clone(), ended));
+        Ok(Round::default())
     }
+}
 
-    /// Writes down how pushes ended.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`]; their leases run out by themselves.
-    pub async fn settle(&self, mut ended: Vec<Ended>) -> Result<Round, Error> {
-        let now = self.app.clock.now();
-        ended.sort_by_key(|one| one.wake.enrollment_id);
-        invalidate_tokens(&self.app, &ended).await?;
-        let mut tx = self.app.store.begin_write().await?;
-        for Ended { wake, done } in &ended {
-            finish(&mut tx, wake, done, now).await?;
-        }
-        tx.commit().await?;
-        self.app.signals.pushed.notify_waiters();
-        Ok(Round { results: ended.iter().map(|one| one.done.result).collect() })
-    }
+/// Writes down how pushes ended.
+async fn settle(app: App, ended: Vec<Ended>) -> Result<Round, Error> {
+    let now = app.clock.now();
+    invalidate_tokens(&app, &ended).await?;
+    let results = ended.iter().map(|one| one.done.result).collect();
+    let each = ended.into_iter().map(|one| {
+        let one = Arc::new(one);
+        app.store.together(Vec::new(), move |tx| {
+            let one = Arc::clone(&one);
+            async move { finish(tx, &one.wake, &one.done, now).await }.boxed()
+        })
+    });
+    try_join_all(each).await?;
+    app.signals.pushed.notify_waiters();
+    Ok(Round { results })
 }
 
 fn limit(count: usize) -> i64 {
@@ -193,12 +210,13 @@ fn limit(count: usize) -> i64 {
 /// Forgets the tokens that APNs no longer knows. In a transaction of its own, before any wake-up is held: all others
 /// lock enrollments first and wake-ups then, so that the two together could wait for each other in a ring. A crash in
 /// between leaves a wake-up that finds no token.
-async fn invalidate_tokens(app: &App, ordered: &[Ended]) -> Result<(), Error> {
-    let invalid: Vec<_> =
-        ordered.iter().filter_map(|one| Some((one.wake.enrollment_id, one.done.invalid_at?))).collect();
+async fn invalidate_tokens(app: &App, ended: &[Ended]) -> Result<(), Error> {
+    let mut invalid: Vec<_> =
+        ended.iter().filter_map(|one| Some((one.wake.enrollment_id, one.done.invalid_at?))).collect();
     if invalid.is_empty() {
         return Ok(());
     }
+    invalid.sort_unstable();
     let mut tx = app.store.begin_write().await?;
     for (id, at) in invalid {
         tx.invalidate_push_token(id, at).await?;
@@ -207,7 +225,7 @@ async fn invalidate_tokens(app: &App, ordered: &[Ended]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn finish(tx: &mut crate::store::Write, wake: &DueWake, done: &Finished, now: Timestamp) -> Result<(), Error> {
+async fn finish(mut tx: Write, wake: &DueWake, done: &Finished, now: Timestamp) -> Result<(), Error> {
     let result = PushResult {
         result: done.result,
         reason: done.reason.as_deref(),
@@ -217,6 +235,7 @@ async fn finish(tx: &mut crate::store::Write, wake: &DueWake, done: &Finished, n
     if !tx.finish_wake(wake, &result, now).await? {
         tracing::warn!(enrollment = %wake.enrollment_id, result = done.result, "a push ended after its lease");
     }
+    tx.commit().await?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::model::{
     AppId, AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, JobId, LinkId,
-    PackageId, ProfileId, PushRequestId, ReportId, Resend, Role, Sha256, Timestamp, TokenId,
+    PackageId, ProcessId, ProfileId, PushRequestId, ReportId, Resend, Role, Sha256, Timestamp, TokenId,
 };
 
 /// `stored as $as: T, by to(&T) -> $as and from($as) -> Result<T, BoxDynError>`.
@@ -56,6 +56,7 @@ ids!(
     JobId,
     LinkId,
     PackageId,
+    ProcessId,
     ProfileId,
     PushRequestId,
     ReportId,

@@ -33,6 +33,48 @@ pub struct CommandRow {
 
 columns!(CommandRow, command_columns: id, verb, request_type, payload_sealed, fills, summary, resend, destruction, priority, internal, target, target_count, fleet_number, materialized, created_at, created_by, expires_at, cancelled_at, held_at, wire_uuid, wire_sealed);
 
+/// What a delivery takes over from its command.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the columns are described in the migration")]
+pub struct CommandHead {
+    pub id: CommandId,
+    pub resend: Resend,
+    pub priority: i64,
+    pub fleet_number: Option<i64>,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    pub cancelled_at: Option<Timestamp>,
+}
+
+columns!(CommandHead, head_columns: id, resend, priority, fleet_number, created_at, expires_at, cancelled_at);
+
+impl CommandRow {
+    /// What a delivery takes over.
+    #[must_use]
+    pub const fn head(&self) -> CommandHead {
+        CommandHead {
+            id: self.id,
+            resend: self.resend,
+            priority: self.priority,
+            fleet_number: self.fleet_number,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            cancelled_at: self.cancelled_at,
+        }
+    }
+}
+
+/// What kind of command it is.
+#[derive(Clone, Debug)]
+pub struct CommandKind {
+    /// The verb.
+    pub verb: String,
+    /// Apple's request type.
+    pub request_type: String,
+}
+
+columns!(CommandKind, kind_columns: verb, request_type);
+
 /// A command without its payload, for showing.
 #[derive(Clone, Debug, FromRow)]
 #[expect(missing_docs, reason = "the columns are described in the migration")]
@@ -111,6 +153,11 @@ pub struct NewCommand<'a> {
 }
 
 impl Read {
+    /// What kind of command this id is of.
+    pub async fn command_kind(&mut self, id: CommandId) -> Result<Option<CommandKind>, StoreError> {
+        hot!(self, first, concat!("SELECT ", kind_columns!(), " FROM commands WHERE id = $1"), id)
+    }
+
     /// The command with this id.
     pub async fn command(&mut self, id: CommandId) -> Result<Option<CommandRow>, StoreError> {
         hot!(self, first, concat!("SELECT ", command_columns!(), " FROM commands WHERE id = $1"), id)
@@ -206,13 +253,13 @@ impl Read {
     }
 
     /// The commands for all that an enrollment has not been served yet, oldest first, cancelled and expired ones too.
-    pub async fn commands_for_all_after(&mut self, cursor: i64) -> Result<Vec<CommandRow>, StoreError> {
+    pub async fn commands_for_all_after(&mut self, cursor: i64) -> Result<Vec<CommandHead>, StoreError> {
         hot!(
             self,
             all,
             concat!(
                 "SELECT ",
-                command_columns!(),
+                head_columns!(),
                 " FROM commands WHERE fleet_number > $1 ORDER BY fleet_number LIMIT 1000"
             ),
             cursor
@@ -224,7 +271,7 @@ impl Read {
         hot!(self, one, "SELECT EXISTS (SELECT 1 FROM commands WHERE fleet_number > $1)", cursor)
     }
 
-    /// The next enabled device channels that a command for all is yet to be given to, by id; with `queued_of`, its id, also
+    /// The next enabled device channels that a command for all is yet to be given to, by id, with Apple's id of each; with `queued_of`, its id, also
     /// those that have it waiting, whoever gave it to them.
     pub async fn enrollments_before_fleet_number(
         &mut self,
@@ -232,12 +279,12 @@ impl Read {
         queued_of: Option<CommandId>,
         after: EnrollmentId,
         limit: i64,
-    ) -> Result<Vec<EnrollmentId>, StoreError> {
+    ) -> Result<Vec<(EnrollmentId, String)>, StoreError> {
         on!(
             self,
             fetch_all,
-            query_scalar(
-                "SELECT e.id FROM enrollments e
+            query_as(
+                "SELECT e.id, e.apple_id FROM enrollments e
                   WHERE e.state = 'enabled' AND e.parent_id IS NULL AND e.id > $3
                     AND (e.fleet_cursor < $1
                          OR EXISTS (SELECT 1 FROM deliveries d

@@ -380,21 +380,26 @@ impl Read {
         }
     }
 
-    /// Runs a statement that reads, for many at once: what it led to for each, in their order.
+    /// Runs a statement for many at once: what it led to for each, in their order. Those that write must have different first
+    /// arguments, and an `INSERT` leaves nothing out.
     pub(super) async fn ask_many(
         &mut self,
         statement: &'static Statement,
         arguments: Vec<Vec<Value>>,
     ) -> Result<Vec<Outcome>, StoreError> {
-        if let Held::PostgresRead(connection) = &mut self.0 {
-            let outcomes = hot::for_many(connection, statement, arguments).await?;
-            return outcomes.ok_or_else(|| StoreError::Broken("rows are missing".to_owned()));
-        }
-        let mut outcomes = Vec::with_capacity(arguments.len());
-        for arguments in arguments {
-            outcomes.push(self.ask(statement, arguments).await?);
-        }
-        Ok(outcomes)
+        let several = match &mut self.0 {
+            Held::PostgresRead(connection) => hot::for_many(connection, statement, arguments).await?,
+            Held::PostgresWrite(connection) => hot::for_many(connection, statement, arguments).await?,
+            Held::Member(member) => return member.ask_many(statement, arguments).await,
+            Held::SqliteRead(_) | Held::SqliteWrite(..) => {
+                let mut outcomes = Vec::with_capacity(arguments.len());
+                for arguments in arguments {
+                    outcomes.push(self.ask(statement, arguments).await?);
+                }
+                return Ok(outcomes);
+            }
+        };
+        several.ok_or_else(|| StoreError::Broken("a row was there already".to_owned()))
     }
 }
 

@@ -1,5 +1,6 @@
 use sqlx::FromRow;
 
+use super::hot::Statement;
 use super::{Read, StoreError, Write};
 use crate::model::{AppleId, ChallengeId, DeviceId, EnrollmentId, EnrollmentKind, LinkId, Sha256, Timestamp};
 
@@ -256,10 +257,16 @@ impl Write {
         // In one order of rows everywhere, so that two processes never wait for each other in a ring.
         let mut seen = seen.to_vec();
         seen.sort_unstable();
-        for (id, at) in seen {
-            run!(self, "UPDATE enrollments SET last_seen_at = $2 WHERE id = $1 AND last_seen_at < $2", id, at)?;
-        }
-        Ok(())
+        // Whoever holds a row is about to note a time that is later: it is passed over, so that nobody waits.
+        static TOUCH: Statement = Statement::with_many(
+            "UPDATE enrollments SET last_seen_at = $2 WHERE id = $1 AND last_seen_at < $2",
+            "UPDATE enrollments SET last_seen_at = seen.at
+               FROM (SELECT e.id, a.p2 AS at FROM {a} JOIN enrollments e ON e.id = a.p1 WHERE e.last_seen_at < a.p2
+                      ORDER BY e.id FOR UPDATE OF e SKIP LOCKED) seen
+              WHERE enrollments.id = seen.id",
+        );
+        let each = seen.into_iter().map(|(id, at)| vec![id.into(), at.into()]).collect();
+        self.ask_many(&TOUCH, each).await.map(drop)
     }
 
     /// Keeps something entrusted to us for the enrollment's present generation; replaces what was there.

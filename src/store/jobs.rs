@@ -1,6 +1,6 @@
 use sqlx::FromRow;
 
-use super::{Read, StoreError, Write};
+use super::{Lease, Read, StoreError, Write};
 use crate::model::{JobId, Timestamp};
 
 /// Work of the server itself.
@@ -59,20 +59,31 @@ impl Write {
     }
 
     /// Takes the next due job and leases it. A lease that ran out counts as free: the process that held it is gone.
-    pub async fn lease_job(&mut self, now: Timestamp, until: Timestamp) -> Result<Option<JobRow>, StoreError> {
+    pub async fn lease_job(&mut self, lease: &Lease) -> Result<Option<JobRow>, StoreError> {
         let due: Option<JobRow> = on!(
             self,
             fetch_optional,
             query_as(
                 "SELECT * FROM jobs
-                  WHERE dead_at IS NULL AND run_at <= $1 AND (leased_until IS NULL OR leased_until < $1)
+                  WHERE dead_at IS NULL AND run_at <= $1
+                    AND (leased_until IS NULL OR leased_until < $1
+                         OR EXISTS (SELECT 1 FROM processes p
+                                     WHERE p.id = leased_by AND p.id <> $2 AND p.seen_at < $3))
                   ORDER BY run_at LIMIT 1 FOR UPDATE",
-                now
+                lease.now,
+                lease.holder,
+                lease.gone_before()
             )
         )?;
         let Some(job) = due else { return Ok(None) };
-        run!(self, "UPDATE jobs SET leased_until = $2, attempts = attempts + 1 WHERE id = $1", job.id, until)?;
-        Ok(Some(JobRow { attempts: job.attempts + 1, leased_until: Some(until), ..job }))
+        run!(
+            self,
+            "UPDATE jobs SET leased_until = $2, leased_by = $3, attempts = attempts + 1 WHERE id = $1",
+            job.id,
+            lease.until,
+            lease.holder
+        )?;
+        Ok(Some(JobRow { attempts: job.attempts + 1, leased_until: Some(lease.until), ..job }))
     }
 
     /// Goes on with a job: the lease now ends at `until`, and `payload` says from where the next to lease it would go on.

@@ -1,6 +1,6 @@
 use sqlx::FromRow;
 
-use super::{Read, StoreError, Write};
+use super::{Lease, Read, StoreError, Write};
 use crate::model::{EnrollmentId, Timestamp};
 
 /// A wake-up that is due, leased to whoever got it.
@@ -70,11 +70,14 @@ macro_rules! lease {
         concat!(
             "WITH due AS MATERIALIZED
                   (SELECT w.enrollment_id FROM wakes w
-                    WHERE w.due_at <= $1 AND (w.leased_until IS NULL OR w.leased_until < $1)
+                    WHERE w.due_at <= $1
+                      AND (w.leased_until IS NULL OR w.leased_until < $1
+                           OR EXISTS (SELECT 1 FROM processes p
+                                       WHERE p.id = w.leased_by AND p.id <> $4 AND p.seen_at < $5))
                     ORDER BY w.due_at LIMIT $3",
             $lock,
             ")
-             UPDATE wakes SET leased_until = $2, attempts = attempts + 1
+             UPDATE wakes SET leased_until = $2, leased_by = $4, attempts = attempts + 1
               WHERE enrollment_id IN (SELECT due.enrollment_id FROM due)
           RETURNING enrollment_id, revision, leased_until, attempts,
                     (SELECT e.topic FROM enrollments e
@@ -174,14 +177,9 @@ impl Write {
     ///
     /// On PostgreSQL rows that another transaction holds are passed over, and are found the next time: transactions that
     /// request several wake-ups lock them in the order of enrollments, these in that of the times.
-    pub async fn lease_wakes(
-        &mut self,
-        now: Timestamp,
-        until: Timestamp,
-        limit: i64,
-    ) -> Result<Vec<DueWake>, StoreError> {
+    pub async fn lease_wakes(&mut self, lease: &Lease, limit: i64) -> Result<Vec<DueWake>, StoreError> {
         let sql = self.choose(lease!(""), lease!(" FOR UPDATE OF w SKIP LOCKED"));
-        on!(self, fetch_all, query_as(sql, now, until, limit))
+        on!(self, fetch_all, query_as(sql, lease.now, lease.until, limit, lease.holder, lease.gone_before()))
     }
 
     /// Ends a leased wake-up: it is over, or comes again at `retry_at`. One that was asked for since (another
@@ -193,10 +191,11 @@ impl Write {
         done: &PushResult<'_>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let changed = run!(
+        let changed = hot!(
             self,
+            change,
             "UPDATE wakes
-                SET leased_until = NULL, last_at = $3, last_result = $4, last_reason = $5, last_apns_id = $6,
+                SET leased_until = NULL, leased_by = NULL, last_at = $3, last_result = $4, last_reason = $5, last_apns_id = $6,
                     last_revision = $2,
                     attempts = CASE WHEN CAST($7 AS BIGINT) IS NULL THEN 0 ELSE attempts END,
                     due_at = CASE WHEN revision = $2 THEN $7

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{CommandId, EnrollmentId};
 use crate::service::{App, Error, commands, held, push_certificates};
-use crate::store::JobRow;
+use crate::store::{JobRow, Lease};
 
 /// How long one batch of a job may take before another process may take it over: with each the lease begins anew.
 const LEASE: Duration = Duration::from_secs(300);
@@ -35,7 +35,7 @@ pub async fn run_due_jobs(app: &App) -> Result<usize, Error> {
     for done in 0..ROUND {
         let now = app.clock.now();
         let mut tx = app.store.begin_write().await?;
-        let job = tx.lease_job(now, now.plus(LEASE)).await?;
+        let job = tx.lease_job(&Lease { holder: app.process, now, until: now.plus(LEASE) }).await?;
         tx.commit().await?;
         let Some(mut job) = job else { return Ok(done) };
         match run(app, &mut job).await {

@@ -23,6 +23,8 @@ pub use schedule::run_schedule_once;
 const LOOK: Duration = Duration::from_secs(1);
 /// The pause after an error, so that a database which is away is not hammered.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How often this process says that it is alive: three times before it would count as gone.
+const BEAT: Duration = Duration::from_secs(2);
 
 /// Told how each push ended (`accepted`, `refused`, …), for the metrics.
 pub type PushObserver = Arc<dyn Fn(&'static str) + Send + Sync>;
@@ -32,6 +34,11 @@ pub type PruneObserver = Arc<dyn Fn(&Pruned) + Send + Sync>;
 
 /// Runs all loops until `stop`; returns when each has finished what it was doing.
 pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver, pruned: PruneObserver) {
+    // Before anything is leased: others wait for the leases of a process that they have never seen.
+    if let Err(error) = beat(&app).await {
+        tracing::warn!(%error, "this process could not say that it is alive");
+    }
+    let beating = tokio::spawn(beat_on(app.clone()));
     let tracker = TaskTracker::new();
     tracker.spawn(push(app.clone(), stop.clone(), pushed));
     tracker.spawn(run_jobs(app.clone(), stop.clone()));
@@ -39,9 +46,37 @@ pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver, pruned
     tracker.spawn(schedule::run(app.clone(), stop));
     tracker.close();
     tracker.wait().await;
+    beating.abort();
+    if let Err(error) = end(&app).await {
+        tracing::warn!(%error, "this process could not say that it ends");
+    }
     if let Err(error) = app.flush_seen().await {
         tracing::warn!(%error, "the last times that devices were seen at could not be written");
     }
+}
+
+/// Says again and again that this process is alive, until it has ended what it was doing.
+async fn beat_on(app: App) {
+    loop {
+        tokio::time::sleep(BEAT).await;
+        if let Err(error) = beat(&app).await {
+            tracing::warn!(%error, "this process could not say that it is alive");
+        }
+    }
+}
+
+async fn beat(app: &App) -> Result<(), Error> {
+    let mut tx = app.store.begin_write().await?;
+    tx.see_process(app.process, app.clock.now()).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn end(app: &App) -> Result<(), Error> {
+    let mut tx = app.store.begin_write().await?;
+    tx.end_process(app.process).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Runs jobs until `stop`: at once while there are more, else when woken or after a while.
@@ -71,7 +106,7 @@ async fn push(app: App, stop: CancellationToken, pushed: PushObserver) {
             pause = put_off("push", &error);
         }
         tokio::select! {
-            ended = flight.ended(), if !flight.is_empty() => match flight.settle(ended).await {
+            settled = flight.next(), if !flight.is_empty() => match settled {
                 Ok(round) => round.results.into_iter().for_each(|result| pushed(result)),
                 Err(error) => {
                     put_off("push", &error);

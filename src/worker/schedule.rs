@@ -19,6 +19,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
 const OUTLOOK: Duration = Duration::from_secs(24 * 60 * 60);
 /// Answers to requests with an Idempotency-Key are kept so long.
 const IDEMPOTENCY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Processes that are gone are kept so long: longer than any lease lasts.
+const PROCESSES: Duration = Duration::from_secs(24 * 60 * 60);
 /// Challenges that were never used are kept so long after their end.
 const CHALLENGES: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -76,6 +78,7 @@ async fn housekeeping(app: &App) -> Result<(), Error> {
     let mut tx = app.store.begin_write().await?;
     tx.delete_old_idempotency(now.minus(IDEMPOTENCY)).await?;
     tx.delete_expired_challenges(now.minus(CHALLENGES)).await?;
+    tx.delete_gone_processes(now.minus(PROCESSES)).await?;
     tx.commit().await?;
     apps::remove_abandoned(app).await?;
     Ok(())

@@ -57,6 +57,7 @@ mod store_push_certificates;
 mod store_reports;
 mod store_retention;
 mod store_terms;
+mod store_together;
 mod store_tokens;
 mod store_trouble;
 mod store_wakes;

@@ -28,6 +28,10 @@ async fn step(db: &TestDb, delivery: &mut Delivery, state: DeliveryState) {
     tx.commit().await.unwrap();
 }
 
+fn ids(found: Vec<(EnrollmentId, String)>) -> Vec<EnrollmentId> {
+    found.into_iter().map(|(id, _)| id).collect()
+}
+
 both_databases! {
     async fn a_command_for_named_devices_reads_back(db: TestDb) {
         let new = NewCommand {
@@ -72,8 +76,8 @@ both_databases! {
         assert_eq!((row.target.as_str(), row.fleet_number, row.materialized), ("all", Some(number), false));
         assert_eq!(tx.count_not_materialized(number).await.unwrap(), 3);
 
-        assert_eq!(tx.enrollments_before_fleet_number(number, None, NOBODY, 2).await.unwrap(), phones[..2]);
-        assert_eq!(tx.enrollments_before_fleet_number(number, None, phones[1], 2).await.unwrap(), phones[2..]);
+        assert_eq!(ids(tx.enrollments_before_fleet_number(number, None, NOBODY, 2).await.unwrap()), phones[..2]);
+        assert_eq!(ids(tx.enrollments_before_fleet_number(number, None, phones[1], 2).await.unwrap()), phones[2..]);
         for id in &phones {
             tx.set_fleet_cursor(*id, number).await.unwrap();
         }
@@ -94,7 +98,7 @@ both_databases! {
         tx.cancel_command(ids[1].1, db.now()).await.unwrap();
         let all = tx.commands_for_all_after(0).await.unwrap();
         assert_eq!(all.iter().map(|c| c.id).collect::<Vec<_>>(), ids.iter().map(|(_, id)| *id).collect::<Vec<_>>());
-        assert_eq!((all[1].cancelled_at, all[1].materialized), (Some(db.now()), true));
+        assert_eq!(all[1].cancelled_at, Some(db.now()));
         assert_eq!(tx.commands_for_all_after(ids[1].0).await.unwrap().len(), 1);
     }
 

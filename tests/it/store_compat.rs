@@ -68,7 +68,7 @@ both_databases! {
         };
         let first = request().await;
         let mut tx = db.write().await;
-        let due = tx.lease_wakes(db.now(), db.now().plus(MINUTE), 10).await.unwrap();
+        let due = tx.lease_wakes(&db.lease(MINUTE), 10).await.unwrap();
         tx.commit().await.unwrap();
         let second = request().await;
         assert!(second.revision > first.revision);

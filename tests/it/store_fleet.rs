@@ -40,7 +40,8 @@ both_databases! {
         assert!(db.store.poll("BEFORE", before.pin).await.unwrap().unwrap().has_work);
         assert!(!db.store.poll("AFTER", after.pin).await.unwrap().unwrap().has_work);
         let nobody = EnrollmentId(uuid::Uuid::nil());
-        assert_eq!(read.enrollments_before_fleet_number(number, None, nobody, 10).await.unwrap(), [before.id]);
+        let before_it = read.enrollments_before_fleet_number(number, None, nobody, 10).await.unwrap();
+        assert_eq!(before_it, [(before.id, "BEFORE".to_owned())]);
         assert!(read.commands_for_all_after(after.row(&db).await.fleet_cursor.unwrap()).await.unwrap().is_empty());
     }
 

@@ -32,7 +32,7 @@ both_databases! {
         let now = db.now();
         let mut tx = db.write().await;
         tx.add_job(db.id(JobId::new), "kind", "{}", None, now.minus(DAY), now).await.unwrap();
-        let job = tx.lease_job(now, now.plus(MINUTE)).await.unwrap().unwrap();
+        let job = tx.lease_job(&db.lease(MINUTE)).await.unwrap().unwrap();
         tx.retry_job(&job, "no luck", now.minus(DAY), Some(now)).await.unwrap();
         for run_at in [now, now.minus(DAY)] {
             tx.add_job(db.id(JobId::new), "kind", "{}", None, run_at, now).await.unwrap();

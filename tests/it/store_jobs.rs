@@ -17,7 +17,7 @@ async fn add(db: &TestDb, kind: &str, dedupe: Option<&str>, run_at: Timestamp) -
 
 async fn lease(db: &TestDb, store: &Store) -> Option<JobRow> {
     let mut tx = store.begin_write().await.unwrap();
-    let job = tx.lease_job(db.now(), db.now().plus(MINUTE)).await.unwrap();
+    let job = tx.lease_job(&db.lease(MINUTE)).await.unwrap();
     tx.commit().await.unwrap();
     job
 }

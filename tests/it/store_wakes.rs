@@ -1,10 +1,11 @@
 //! Wake-ups: at most one is due and at most one in flight for each enrollment, and none is lost.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use muster::model::{EnrollmentId, Timestamp};
-use muster::store::{DueWake, PushResult, Store, WakeRow};
+use muster::model::{EnrollmentId, JobId, ProcessId, Timestamp};
+use muster::store::{ALIVE, DueWake, Lease, PushResult, Store, WakeRow};
 
 use crate::support::db::TestDb;
 use crate::support::rows::{ACCEPTED, HOUR, MINUTE, Phone, TOPIC};
@@ -18,7 +19,7 @@ async fn request(db: &TestDb, phone: &Phone, due_at: Timestamp) {
 /// What a push worker does first: leases for a minute what is due now.
 async fn lease(db: &TestDb, store: &Store, limit: i64) -> Vec<DueWake> {
     let mut tx = store.begin_write().await.unwrap();
-    let due = tx.lease_wakes(db.now(), db.now().plus(MINUTE), limit).await.unwrap();
+    let due = tx.lease_wakes(&db.lease(MINUTE), limit).await.unwrap();
     tx.commit().await.unwrap();
     due
 }
@@ -122,6 +123,52 @@ both_databases! {
         assert!(lease(&db, &db.store, 10).await.is_empty(), "the lease holds through its last moment");
         db.clock.advance(MINUTE);
         assert_eq!(lease(&db, &db.store, 10).await[0].attempts, 2);
+    }
+
+    async fn what_a_process_held_that_is_gone_is_free_within_ten_seconds(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        request(&db, &phone, db.now()).await;
+        let gone = Lease { holder: ProcessId(uuid::Uuid::from_u128(7)), ..db.lease(HOUR) };
+        let mut tx = db.write().await;
+        tx.see_process(gone.holder, db.now()).await.unwrap();
+        let held = tx.lease_wakes(&gone, 10).await.unwrap();
+        tx.add_job(JobId(uuid::Uuid::from_u128(8)), "kind", "{}", None, db.now(), db.now()).await.unwrap();
+        assert!(tx.lease_job(&gone).await.unwrap().is_some());
+        tx.commit().await.unwrap();
+
+        db.clock.advance(ALIVE);
+        assert!(lease(&db, &db.store, 10).await.is_empty(), "it counts as alive still");
+        db.clock.advance(Duration::from_secs(1));
+        let mut tx = db.write().await;
+        let own = Lease { now: db.now(), until: db.now().plus(HOUR), ..gone };
+        assert!(tx.lease_wakes(&own, 10).await.unwrap().is_empty(), "what it holds itself it does not take again");
+        assert!(tx.lease_job(&own).await.unwrap().is_none());
+        drop(tx);
+        assert_eq!(lease(&db, &db.store, 10).await.len(), 1);
+        let mut tx = db.write().await;
+        assert!(tx.lease_job(&db.lease(MINUTE)).await.unwrap().is_some());
+        assert!(!tx.finish_wake(&held[0], &ACCEPTED, db.now()).await.unwrap());
+    }
+
+    async fn a_process_that_goes_on_keeps_what_it_holds(db: TestDb) {
+        let phone = Phone::enrolled(&db, "UDID-1").await;
+        request(&db, &phone, db.now()).await;
+        let alive = Lease { holder: ProcessId(uuid::Uuid::from_u128(7)), ..db.lease(HOUR) };
+        let mut tx = db.write().await;
+        tx.see_process(alive.holder, db.now()).await.unwrap();
+        assert_eq!(tx.lease_wakes(&alive, 10).await.unwrap().len(), 1);
+        tx.commit().await.unwrap();
+        for _ in 0..5 {
+            db.clock.advance(ALIVE);
+            let mut tx = db.write().await;
+            tx.see_process(alive.holder, db.now()).await.unwrap();
+            tx.commit().await.unwrap();
+            assert!(lease(&db, &db.store, 10).await.is_empty());
+        }
+        let mut tx = db.write().await;
+        assert_eq!(tx.delete_gone_processes(db.now()).await.unwrap(), 0);
+        tx.end_process(alive.holder).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     async fn who_lost_the_lease_does_not_end_the_wake_up_of_another(db: TestDb) {
@@ -330,7 +377,7 @@ both_databases! {
             let mut tx = another.write().await;
             let interval = i64::try_from(HOUR.as_micros()).unwrap();
             let scheduled = tx.schedule_syncs(another.now(), interval, 10).await.unwrap();
-            let leased = tx.lease_wakes(another.now(), another.now().plus(MINUTE), 10).await.unwrap();
+            let leased = tx.lease_wakes(&another.lease(MINUTE), 10).await.unwrap();
             tx.commit().await.unwrap();
             (scheduled, leased.len())
         });

@@ -169,14 +169,14 @@ pub(in crate::service) async fn complete(
         }
         tx.count_link_use(challenge, now).await?;
     }
-    commands::enqueue_internal(app, tx, id, Internal::DeviceInformation, now).await?;
+    commands::enqueue_internal(app, tx, (id, channel.generation), Internal::DeviceInformation, now).await?;
     // A moment later, since commands of one priority come in the order of their age.
     let after = now.plus(std::time::Duration::from_micros(1));
-    commands::enqueue_internal(app, tx, id, Internal::SecurityInfo, after).await?;
+    commands::enqueue_internal(app, tx, (id, channel.generation), Internal::SecurityInfo, after).await?;
     if channel.terms.is_none() {
         // Its profile was made elsewhere: the list of profiles tells its identifier.
         let last = after.plus(std::time::Duration::from_micros(1));
-        commands::enqueue_internal(app, tx, id, Internal::Profiles, last).await?;
+        commands::enqueue_internal(app, tx, (id, channel.generation), Internal::Profiles, last).await?;
     }
     let actor = Actor::device(&channel.apple_id).at(Some(address));
     let subject = Subject { kind: "device", id: &channel.device_id.to_string() };

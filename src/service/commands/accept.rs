@@ -128,7 +128,7 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
 
     let accepted = match &new.targets {
         Targets::All => {
-            // First the number: on PostgreSQL this waits for enrollments under way, so that the count is theirs too.
+            // First the number: commands for all are accepted one after the other, so that it orders them.
             let number = tx.fleet_number_for_command().await?;
             let count = u64::try_from(tx.count_enabled().await?).unwrap_or(0);
             let profiles = match built.removes_a_profile() {
@@ -161,8 +161,9 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
             guard(actor, destruction, count, new.confirm)?;
             row(count, destruction, None).insert(&mut tx, now).await?;
             let command = tx.command(id).await?.ok_or_else(|| Error::Internal("a command row vanished".to_owned()))?;
+            let command = command.head();
             for enrollment in &enrollments {
-                tx.insert_delivery(&queued(&command, enrollment, now)).await?;
+                tx.insert_delivery(&queued(&command, enrollment.id, enrollment.generation, now)).await?;
                 if !new.no_push {
                     tx.request_wake(enrollment.id, now, now.plus(app.settings.push.sync_interval)).await?;
                 }

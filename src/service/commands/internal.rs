@@ -6,7 +6,7 @@ use super::PRIORITY_INTERNAL;
 use crate::catalog::{Built, Verb, build, resend};
 use crate::model::{CommandId, EnrollmentId, Timestamp};
 use crate::protocol::wire;
-use crate::store::{NewCommand, Write};
+use crate::store::{CommandHead, NewCommand, Write};
 
 /// The verb of a renewal of the enrollment profile; the profile is made when it is handed over.
 pub const RENEW: &str = "renew_identity";
@@ -52,7 +52,7 @@ impl Internal {
 pub(in crate::service) async fn enqueue_internal(
     app: &App,
     tx: &mut Write,
-    id: EnrollmentId,
+    (id, generation): (EnrollmentId, i64),
     what: Internal,
     now: Timestamp,
 ) -> Result<(), Error> {
@@ -77,9 +77,15 @@ pub(in crate::service) async fn enqueue_internal(
         expires_at: None,
     };
     tx.insert_command(&new, now).await?;
-    let row = tx.command(command).await?.ok_or_else(|| Error::Internal("a command row vanished".to_owned()))?;
-    let enrollment =
-        tx.enrollment(id).await?.ok_or_else(|| Error::Internal("an enrollment row vanished".to_owned()))?;
-    tx.insert_delivery(&queued(&row, &enrollment, now)).await?;
+    let head = CommandHead {
+        id: command,
+        resend: built.resend,
+        priority: PRIORITY_INTERNAL,
+        fleet_number: None,
+        created_at: now,
+        expires_at: None,
+        cancelled_at: None,
+    };
+    tx.insert_delivery(&queued(&head, id, generation, now)).await?;
     Ok(())
 }

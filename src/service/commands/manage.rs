@@ -5,7 +5,9 @@ use super::super::deliveries::{apply, materialize};
 use super::super::{Actor, App, Error};
 use super::accept::{destruction_of, guard};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, Timestamp, Transition};
-use crate::store::{CommandRow, Write};
+use crate::store::{CommandRow, Key, Write};
+use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 
 /// Deliveries that are changed in one transaction.
 const BATCH: usize = 500;
@@ -226,27 +228,52 @@ pub async fn materialize_batch(
     push: bool,
 ) -> Result<Option<EnrollmentId>, Error> {
     let now = app.clock.now();
-    let mut tx = app.store.begin_write().await?;
-    let Some(command) = tx.command(id).await? else { return Ok(None) };
-    let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
-    // What is held wakes nobody.
-    let push = push && command.held_at.is_none();
-    let batch = tx.enrollments_before_fleet_number(number, push.then_some(id), after, LIMIT).await?;
-    for enrollment in &batch {
-        let Some(locked) = tx.enrollment_by_id_for_update(*enrollment).await? else { continue };
-        materialize(&mut tx, &locked, now).await?;
-        if push && locked.is_enabled() && is_queued(&mut tx, locked.id, id).await? {
-            tx.request_wake(locked.id, now, now.plus(app.settings.push.sync_interval)).await?;
-        }
-    }
-    let last = batch.last().copied();
-    if last.is_none() {
+    let batch = {
+        let mut read = app.store.begin_read().await?;
+        let Some(command) = read.command(id).await? else { return Ok(None) };
+        let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
+        read.enrollments_before_fleet_number(number, push.then_some(id), after, LIMIT).await?
+    };
+    let Some((last, _)) = batch.last() else {
         // None is left that was enrolled when the command was accepted: whoever enrolls now has a greater number.
+        let mut tx = app.store.begin_write().await?;
         tx.set_materialized(id).await?;
+        tx.commit().await?;
+        return Ok(None);
+    };
+    let last = *last;
+    // Each on its own, and all of them in as few transactions as can be, beside the messages of devices.
+    let each = batch.into_iter().map(|(_, apple_id)| {
+        let next_sync = push.then(|| now.plus(app.settings.push.sync_interval));
+        app.store.together(vec![Key::of(&apple_id)], move |tx| {
+            let apple_id = apple_id.clone();
+            async move { give(tx, &apple_id, id, next_sync, now).await }.boxed()
+        })
+    });
+    try_join_all(each).await?;
+    app.signals.push.notify_one();
+    Ok(Some(last))
+}
+
+/// Makes the deliveries of an enrollment, and wakes it if it has this command waiting and `next_sync` says so.
+async fn give(
+    mut tx: Write,
+    apple_id: &str,
+    id: CommandId,
+    next_sync: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    // As messages do, so that rows are locked in one order.
+    let Some(locked) = tx.enrollment_for_update(apple_id).await? else { return Ok(()) };
+    materialize(&mut tx, &locked, now).await?;
+    if let Some(next_sync) = next_sync
+        && locked.is_enabled()
+        && is_queued(&mut tx, locked.id, id).await?
+    {
+        tx.request_wake(locked.id, now, next_sync).await?;
     }
     tx.commit().await?;
-    app.signals.push.notify_one();
-    Ok(last)
+    Ok(())
 }
 
 async fn is_queued(tx: &mut Write, enrollment: EnrollmentId, id: CommandId) -> Result<bool, Error> {

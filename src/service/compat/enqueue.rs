@@ -93,7 +93,7 @@ async fn accept_once(app: &App, request: &Request<'_>, named: &Outcome) -> Resul
             outcome.of(&channel.apple_id).command_error = Some(format!("the enrollment is {}", channel.state));
             continue;
         }
-        added += i64::from(tx.insert_delivery(&queued(&row, channel, now)).await?);
+        added += i64::from(tx.insert_delivery(&queued(&row.head(), channel.id, channel.generation, now)).await?);
         if !request.no_push {
             wanted.add(app, &mut tx, channel, &mut outcome, now).await?;
         }

@@ -382,17 +382,19 @@ impl Writer {
             Ok(connection) => connection,
             Err(why) => return jobs.into_iter().for_each(|job| job.failed(why.clone())),
         };
+        // Savepoints copy each page that is changed under them: none until somebody fails after having written.
+        let mut fates = run_all(&connection, &jobs, false);
+        if fates.contains(&Fate::Broken) {
+            fates = match again(&connection) {
+                Ok(()) => run_all(&connection, &jobs, true),
+                Err(why) => return jobs.into_iter().for_each(|job| job.failed(why.clone())),
+            };
+        }
         let mut done = Vec::with_capacity(jobs.len());
         let mut alone = Vec::new();
-        for job in jobs {
-            match attempt(&connection, &*job) {
-                Ok(true) => done.push(job),
-                Ok(false) => alone.push(job),
-                Err(why) => {
-                    tracing::debug!("a shared transaction broke: {why}");
-                    alone.push(job);
-                }
-            }
+        let is_broken = fates.contains(&Fate::Broken);
+        for (job, fate) in jobs.into_iter().zip(fates) {
+            if fate == Fate::Done && !is_broken { done.push(job) } else { alone.push(job) }
         }
         let ended = {
             let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -428,17 +430,67 @@ async fn timeout_at_most<T, E>(what: impl Future<Output = Result<T, E>>) -> Opti
     timeout(PATIENCE, what).await.ok()?.ok()
 }
 
-/// Runs one member in a savepoint of its own. False: it has to run again, alone.
-fn attempt(connection: &Arc<Mutex<Connection>>, job: &dyn Job) -> Result<bool, StoreError> {
-    let execute = |sql| sqlite::execute(&connection.lock().unwrap_or_else(PoisonError::into_inner), sql);
-    execute("SAVEPOINT one")?;
+/// What became of one of those who share a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// What it wrote, if anything, is to be committed.
+    Done,
+    /// It has to run again, alone, and left nothing.
+    Alone,
+    /// It left something that must not be committed.
+    Broken,
+}
+
+/// Runs all, one after the other; with savepoints none leaves anything that must not be committed.
+fn run_all(connection: &Arc<Mutex<Connection>>, jobs: &[Box<dyn Job>], savepoints: bool) -> Vec<Fate> {
+    let mut fates = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let fate = if savepoints { in_savepoint(connection, &**job) } else { run_one(connection, &**job) };
+        fates.push(fate);
+        if fate == Fate::Broken {
+            break;
+        }
+    }
+    // Whoever was not reached.
+    fates.resize(jobs.len(), Fate::Alone);
+    fates
+}
+
+fn run_one(connection: &Arc<Mutex<Connection>>, job: &dyn Job) -> Fate {
     let (member, marks) = Member::sqlite(connection);
     // Nothing here waits: each statement is a call. What does wait for something else has to do so alone.
     let ended = job.attempt(Write::of_member(member)).now_or_never().is_some();
-    let is_alone = !ended || marks.is_alone();
-    if is_alone || marks.is_to_be_undone() {
-        execute("ROLLBACK TO one")?;
+    match (!ended || marks.is_alone(), marks.has_written(), marks.is_to_be_undone()) {
+        (true, true, _) | (false, _, true) => Fate::Broken,
+        (true, false, _) => Fate::Alone,
+        (false, _, false) => Fate::Done,
     }
-    execute("RELEASE one")?;
-    Ok(!is_alone)
+}
+
+fn in_savepoint(connection: &Arc<Mutex<Connection>>, job: &dyn Job) -> Fate {
+    let execute = |sql| sqlite::execute(&connection.lock().unwrap_or_else(PoisonError::into_inner), sql);
+    let run = || {
+        execute("SAVEPOINT one")?;
+        let (member, marks) = Member::sqlite(connection);
+        let ended = job.attempt(Write::of_member(member)).now_or_never().is_some();
+        let is_alone = !ended || marks.is_alone();
+        if is_alone || marks.is_to_be_undone() {
+            execute("ROLLBACK TO one")?;
+        }
+        execute("RELEASE one")?;
+        Ok::<_, StoreError>(if is_alone { Fate::Alone } else { Fate::Done })
+    };
+    run().unwrap_or_else(|why| {
+        tracing::debug!("a shared transaction broke: {why}");
+        Fate::Broken
+    })
+}
+
+/// Undoes the transaction and begins another.
+fn again(connection: &Arc<Mutex<Connection>>) -> Result<(), StoreError> {
+    let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+    if !connection.is_autocommit() {
+        sqlite::execute(&connection, "ROLLBACK")?;
+    }
+    sqlite::execute(&connection, "BEGIN IMMEDIATE")
 }

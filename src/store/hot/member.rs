@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::try_join_all;
 use rusqlite::Connection;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
@@ -62,6 +63,25 @@ impl Member {
         }
     }
 
+    pub(in crate::store) async fn ask_many(
+        &mut self,
+        statement: &'static Statement,
+        arguments: Vec<Vec<Value>>,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        if statement.writes() {
+            self.marks.wrote.store(true, Ordering::Relaxed);
+        }
+        match &self.by {
+            By::Sqlite(connection) => {
+                let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                arguments.iter().map(|arguments| sqlite::run(&connection, statement, arguments)).collect()
+            }
+            By::Postgres(loader) => {
+                try_join_all(arguments.into_iter().map(|arguments| loader.ask(statement, arguments))).await
+            }
+        }
+    }
+
     /// Notes that this member needs a transaction of its own.
     pub(in crate::store) fn refuse(&self) -> StoreError {
         self.marks.alone.store(true, Ordering::Relaxed);
@@ -97,6 +117,11 @@ impl Marks {
     /// Whether it has to run again, alone.
     pub(super) fn is_alone(&self) -> bool {
         self.alone.load(Ordering::Relaxed)
+    }
+
+    /// Whether it wrote anything.
+    pub(super) fn has_written(&self) -> bool {
+        self.wrote.load(Ordering::Relaxed)
     }
 
     /// Whether it wrote something that it did not commit.

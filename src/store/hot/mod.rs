@@ -6,9 +6,10 @@
 //! must hold, and why it does:
 //!
 //! - **Acknowledged only after COMMIT.** Nobody is told anything of a shared transaction before it is committed.
-//! - **Each fails alone.** On SQLite each runs after the other, in a savepoint of its own. On PostgreSQL they run side by
-//!   side, so that the same statement of all becomes one (see [`Statement`]); when one of them fails after it has written,
-//!   or the database refuses a statement, the whole transaction is undone and each runs again, alone.
+//! - **Each fails alone.** On SQLite each runs after the other; on PostgreSQL they run side by side, so that the same
+//!   statement of all becomes one (see [`Statement`]). When one of them fails after it has written, or the database refuses
+//!   a statement, the whole transaction is undone and each runs again: on SQLite in a savepoint of its own, on PostgreSQL
+//!   alone.
 //! - **As if one after the other.** Two messages with a key in common (a device, a certificate) are never in one shared
 //!   transaction, nor in two at once in this process; rows are locked as ever against other processes. What several of one
 //!   transaction have in common beside that is either only added to, or guarded by [`Write::exclusive`](super::Write).

@@ -95,6 +95,12 @@ impl Fixture for TestDb {
 }
 
 impl TestDb {
+    /// A lease from now on, in the name of a process that nobody has seen.
+    pub fn lease(&self, time: std::time::Duration) -> muster::store::Lease {
+        let holder = muster::model::ProcessId(uuid::Uuid::from_u128(1));
+        muster::store::Lease { holder, now: self.now(), until: self.now().plus(time) }
+    }
+
     /// The time of the story.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -87,6 +87,21 @@ pub fn challenge(db: &TestDb, link: Option<LinkId>) -> NewChallenge<'static> {
     }
 }
 
+/// A link without a limit, and challenges of it.
+pub async fn link_with_challenges(db: &TestDb, count: usize) -> (LinkId, Vec<ChallengeId>) {
+    let link = link(db, None);
+    let mut tx = db.write().await;
+    tx.insert_link(&link).await.unwrap();
+    let mut challenges = Vec::new();
+    for _ in 0..count {
+        let challenge = challenge(db, Some(link.id));
+        tx.insert_challenge(&challenge, db.now()).await.unwrap();
+        challenges.push(challenge.id);
+    }
+    tx.commit().await.unwrap();
+    (link.id, challenges)
+}
+
 /// What a profile with this identifier lays down.
 pub fn terms(identifier: &str) -> TermsRow {
     TermsRow {

@@ -121,7 +121,7 @@ async fn prepare(settings: &Settings, vault: &Vault, file: &Path, copy: &Path) -
     let shown = file.display();
     let store = open::store(&there, false)
         .await
-        .map_err(|why| Error::Refused(format!("{shown} cannot be opened as a database: {why}")))?;
+        .map_err(|why| Error::Refused(format!("{shown} cannot be opened as a database, it may be damaged: {why}")))?;
     let checked = async {
         check(&store, vault, file).await?;
         let app = open::app(there, store.clone(), Arc::new(SystemClock), Arc::new(SystemRandomness))?;

@@ -63,7 +63,7 @@ pub async fn read(body: Body, limit: usize, time: Duration) -> Result<Bytes, Bod
 pub async fn read_within(body: Body, limit: usize, time: Duration, budget: &Budget) -> Result<Held, BodyError> {
     let mut room: Option<OwnedSemaphorePermit> = None;
     let bytes = read_counted(body, limit, time, |total| budget.cover(&mut room, total)).await?;
-    Ok(Held { bytes, room: room })
+    Ok(Held { bytes, room })
 }
 
 /// A bound on the bytes of all bodies that are read and handled at the same time. The first [`FREE`] of each do not

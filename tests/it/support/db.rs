@@ -188,8 +188,6 @@ async fn copy_rows(from: &str, to: &str) {
         into.send(bytes).await.unwrap();
         into.finish().await.unwrap();
     }
-    let number: i64 = sqlx::query_scalar("SELECT last_value FROM fleet_numbers").fetch_one(&mut from).await.unwrap();
-    command(&mut to, &format!("SELECT setval('fleet_numbers', {number})")).await;
     from.close().await.unwrap();
     to.close().await.unwrap();
 }

@@ -260,6 +260,7 @@ impl Store {
             let mut connection = write.acquire().await?;
             let now: u32 = sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *connection).await?;
             let most = pages.map_or(u32::MAX - 1, |more| now.saturating_add(more));
+            self.together.limit_pages(pages.map(|_| most));
             let options = SqliteConnectOptions::clone(&write.connect_options());
             write.set_connect_options(options.pragma("max_page_count", most.to_string()));
             connection.close().await?;
@@ -303,6 +304,7 @@ impl Store {
 
     /// Closes all connections; those in use are waited for.
     pub async fn close(&self) {
+        self.together.close();
         match &self.db {
             Db::Sqlite { read, write, quick, .. } => {
                 quick.close();

@@ -252,7 +252,8 @@ impl Write {
         )
     }
 
-    /// Notes when enrollments were last heard of; never moves a time backwards.
+    /// Notes when enrollments were last heard of; never moves a time backwards. On PostgreSQL a row that another transaction
+    /// holds is passed over: that one notes a time of its own, as a rule, and all that is lost is some seconds.
     pub async fn touch_enrollments(&mut self, seen: &[(EnrollmentId, Timestamp)]) -> Result<(), StoreError> {
         // In one order of rows everywhere, so that two processes never wait for each other in a ring.
         let mut seen = seen.to_vec();

@@ -277,8 +277,10 @@ both_databases! {
             tx.commit().await.unwrap();
         };
         join_all((1..20).map(|n| note(seen.clone(), n, n % 2 == 0))).await;
+        // On PostgreSQL a row that another holds is passed over; on SQLite there is one writer.
         let last = db.read().await.enrollment(seen[0].0).await.unwrap().unwrap().last_seen_at;
-        assert_eq!(last, db.now().plus(19 * MINUTE));
+        assert!(last > db.now());
+        assert!(last == db.now().plus(19 * MINUTE) || db.store.kind() == "postgres");
     }
 
     /// Two messages of one device at once: the second waits for the row and sees what the first did.

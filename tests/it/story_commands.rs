@@ -1,6 +1,7 @@
 //! What becomes of commands: order, NotNow, lost reports, generations, all devices; over the device edge.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,17 +26,18 @@ fn code(error: &Error) -> &'static str {
     }
 }
 
-/// Randomness that has something happen when it is first asked, in a task beside: as far as that gets in half a second
-/// happens before, the rest after.
+/// Randomness that has something happen when it is first asked by a verb, in a task beside: as far as that gets in half a
+/// second happens before, the rest after.
 struct Meanwhile {
     random: Arc<dyn Randomness>,
+    armed: AtomicBool,
     what: Mutex<Option<BoxFuture<'static, ()>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Meanwhile {
     fn new(random: Arc<dyn Randomness>, what: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { random, what: Mutex::new(Some(what.boxed())), task: Mutex::new(None) }
+        Self { random, armed: AtomicBool::new(false), what: Mutex::new(Some(what.boxed())), task: Mutex::new(None) }
     }
 
     async fn ended(&self) {
@@ -46,7 +48,9 @@ impl Meanwhile {
 
 impl Randomness for Meanwhile {
     fn fill(&self, bytes: &mut [u8]) {
-        if let Some(what) = self.what.lock().unwrap().take() {
+        if self.armed.load(Ordering::Relaxed)
+            && let Some(what) = self.what.lock().unwrap().take()
+        {
             let (done, ended) = std::sync::mpsc::channel();
             *self.task.lock().unwrap() = Some(tokio::spawn(what.map(move |()| {
                 let _ = done.send(());
@@ -58,15 +62,18 @@ impl Randomness for Meanwhile {
 }
 
 /// The same server with other randomness.
-fn with_random(edge: &Edge, random: Arc<dyn Randomness>) -> App {
-    App::new(Parts {
+fn with_random(edge: &Edge, random: Arc<Meanwhile>) -> App {
+    let app = App::new(Parts {
         store: edge.t.db.store.clone(),
         settings: edge.t.app.settings.clone(),
         vault: edge.t.app.vault().clone(),
         clock: edge.t.db.clock.clone(),
-        random,
+        random: random.clone(),
         pusher: edge.t.pusher.clone(),
-    })
+    });
+    // Its own start needs some, too.
+    random.armed.store(true, Ordering::Relaxed);
+    app
 }
 
 /// Runs what the workers would run now.

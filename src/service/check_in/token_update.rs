@@ -51,6 +51,14 @@ async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &TokenUpda
         return Err(Error::Denied("the enrollment has ended; the device must authenticate anew".to_owned()));
     }
     let is_user_channel = apple_id.parent.is_some();
+    // Before anything is written: who is refused later makes all that share this transaction run again.
+    if !is_user_channel
+        && device_channel.token_tally == 0
+        && let Some(challenge) = device_channel.challenge_id
+        && let Some(Refusal(why)) = refuse_by_challenge(&mut tx, challenge, now).await?
+    {
+        return Err(Error::Denied(format!("the enrollment cannot be completed: {why}")));
+    }
     let (id, generation) = if is_user_channel {
         user_channel(app, &mut tx, &device_channel, message, now).await?
     } else {
@@ -164,9 +172,6 @@ pub(in crate::service) async fn complete(
     tx.request_wake(id, now, now.plus(app.settings.push.sync_interval).plus(spread)).await?;
     let Some(channel) = device_channel else { return Ok(()) };
     if let Some(challenge) = channel.challenge_id {
-        if let Some(Refusal(why)) = refuse_by_challenge(tx, challenge, now).await? {
-            return Err(Error::Denied(format!("the enrollment cannot be completed: {why}")));
-        }
         tx.count_link_use(challenge, now).await?;
     }
     commands::enqueue_internal(app, tx, (id, channel.generation), Internal::DeviceInformation, now).await?;

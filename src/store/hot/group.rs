@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ struct Line {
     waiting: Mutex<Waiting>,
     came: Condvar,
     closed: AtomicBool,
+    /// How many pages an SQLite file may have, for tests; 0 is no limit.
+    pages: AtomicU32,
 }
 
 #[derive(Default)]
@@ -163,6 +165,9 @@ impl Store {
 
     fn join(&self, job: Box<dyn Job>) -> Result<(), StoreError> {
         let line = &self.together.0.0;
+        if line.closed.load(Ordering::Acquire) {
+            return Err(sqlite::closed());
+        }
         let mut waiting = line.waiting();
         if waiting.jobs.len() >= LONGEST {
             return Err(StoreError::Unavailable("too many messages wait to be written".to_owned()));
@@ -183,6 +188,7 @@ impl Store {
                     turn,
                     runtime: tokio::runtime::Handle::current(),
                     connection: None,
+                    pages: 0,
                 };
                 std::thread::Builder::new()
                     .name("sqlite-writer".to_owned())
@@ -202,7 +208,19 @@ impl Together {
             waiting: Mutex::default(),
             came: Condvar::new(),
             closed: AtomicBool::new(false),
+            pages: AtomicU32::new(0),
         }))))
+    }
+
+    /// Takes no more messages; those in line are served.
+    pub(in crate::store) fn close(&self) {
+        self.0.0.closed.store(true, Ordering::Release);
+        self.0.0.came.notify_all();
+    }
+
+    /// See [`Store::limit_growth`].
+    pub(in crate::store) fn limit_pages(&self, pages: Option<u32>) {
+        self.0.0.pages.store(pages.unwrap_or(0), Ordering::Release);
     }
 }
 
@@ -337,6 +355,8 @@ struct Writer {
     turn: Arc<Semaphore>,
     runtime: tokio::runtime::Handle,
     connection: Option<Arc<Mutex<Connection>>>,
+    /// The limit that the connection has.
+    pages: u32,
 }
 
 impl Drop for Writer {
@@ -416,11 +436,22 @@ impl Writer {
     fn begin(&mut self) -> Result<Arc<Mutex<Connection>>, StoreError> {
         let connection = match &self.connection {
             Some(connection) => Arc::clone(connection),
-            None => Arc::new(Mutex::new(sqlite::writer(&self.path)?)),
+            None => {
+                self.pages = 0;
+                Arc::new(Mutex::new(sqlite::writer(&self.path)?))
+            }
         };
         // Opened anew the next time, if this does not go well.
         self.connection = None;
-        sqlite::execute(&connection.lock().unwrap_or_else(PoisonError::into_inner), "BEGIN IMMEDIATE")?;
+        {
+            let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+            let pages = self.line.pages.load(Ordering::Acquire);
+            if pages != self.pages {
+                sqlite::limit_pages(&connection, pages)?;
+                self.pages = pages;
+            }
+            sqlite::execute(&connection, "BEGIN IMMEDIATE")?;
+        }
         self.connection = Some(Arc::clone(&connection));
         Ok(connection)
     }

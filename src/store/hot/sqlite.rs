@@ -146,7 +146,8 @@ pub(in crate::store) async fn by_sqlx(
 #[derive(Clone)]
 pub(in crate::store) struct Readers {
     path: Arc<Path>,
-    free: Arc<Mutex<Vec<Connection>>>,
+    /// None once they are closed.
+    free: Arc<Mutex<Option<Vec<Connection>>>>,
 }
 
 impl std::fmt::Debug for Readers {
@@ -157,13 +158,16 @@ impl std::fmt::Debug for Readers {
 
 impl Readers {
     pub(in crate::store) fn new(path: &Path) -> Self {
-        Self { path: path.into(), free: Arc::default() }
+        Self { path: path.into(), free: Arc::new(Mutex::new(Some(Vec::new()))) }
     }
 
     /// Runs one statement here and now: as many at once as threads call. What it reads lies in the cache or in the
     /// system's, so that this takes some microseconds, less than handing it to another thread.
     pub(in crate::store) fn run(&self, statement: &Statement, arguments: &[Value]) -> Result<Vec<Cells>, StoreError> {
-        let lent = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let lent = match self.free.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(free) => free.pop(),
+            None => return Err(closed()),
+        };
         let connection = match lent {
             Some(connection) => connection,
             None => {
@@ -174,14 +178,26 @@ impl Readers {
         };
         // After an error the connection is closed: the next one opens the file anew.
         let outcome = run(&connection, statement, arguments)?;
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        if let Some(free) = self.free.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            free.push(connection);
+        }
         Ok(outcome.rows)
     }
 
-    /// Closes those that are not in use.
+    /// Closes them, those that are in use after their statement.
     pub(in crate::store) fn close(&self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("the database was closed".to_owned())
+}
+
+/// Lets the file have at most so many pages; 0 lifts the limit.
+pub(super) fn limit_pages(connection: &Connection, pages: u32) -> Result<(), StoreError> {
+    let most = if pages == 0 { u32::MAX - 1 } else { pages };
+    connection.pragma_update(None, "max_page_count", most).map_err(failed)
 }
 
 /// What went wrong, by what can be done about it; see `error.rs`.

@@ -77,14 +77,15 @@ pub async fn topics_without_certificate(
 pub async fn send_due(app: &App) -> Result<Round, Error> {
     let mut flight = Flight::new(app);
     let mut round = Round::default();
+    let mut is_all = false;
     loop {
-        let is_all = flight.begin().await?;
-        if is_all && flight.is_empty() {
+        if !is_all {
+            is_all = flight.begin().await?;
+        }
+        if flight.is_empty() {
             return Ok(round);
         }
-        while !flight.is_empty() {
-            round.results.extend(flight.next().await?.results);
-        }
+        round.results.extend(flight.next().await?.results);
     }
 }
 

@@ -228,11 +228,13 @@ pub async fn materialize_batch(
     push: bool,
 ) -> Result<Option<EnrollmentId>, Error> {
     let now = app.clock.now();
-    let batch = {
+    let (batch, push) = {
         let mut read = app.store.begin_read().await?;
         let Some(command) = read.command(id).await? else { return Ok(None) };
         let Some(number) = command.fleet_number.filter(|_| !command.materialized) else { return Ok(None) };
-        read.enrollments_before_fleet_number(number, push.then_some(id), after, LIMIT).await?
+        // What is held wakes nobody.
+        let push = push && command.held_at.is_none();
+        (read.enrollments_before_fleet_number(number, push.then_some(id), after, LIMIT).await?, push)
     };
     let Some((last, _)) = batch.last() else {
         // None is left that was enrolled when the command was accepted: whoever enrolls now has a greater number.

@@ -62,7 +62,7 @@ impl Randomness for Meanwhile {
 }
 
 /// The same server with other randomness.
-fn with_random(edge: &Edge, random: Arc<Meanwhile>) -> App {
+fn with_random(edge: &Edge, random: &Arc<Meanwhile>) -> App {
     let app = App::new(Parts {
         store: edge.t.db.store.clone(),
         settings: edge.t.app.settings.clone(),
@@ -272,7 +272,7 @@ both_databases! {
         let random = Arc::new(Meanwhile::new(edge.t.db.random.clone(), async move {
             assert_eq!(meanwhile.idle().await, None);
         }));
-        let app = with_random(&edge, random.clone());
+        let app = with_random(&edge, &random);
         assert_eq!(commands::redeliver(&app, &Actor::command_line(), lock, None).await.unwrap(), 1);
         random.ended().await;
         assert_eq!(one.states(lock).await, ["queued", "sent", "unconfirmed", "queued"]);
@@ -294,7 +294,7 @@ both_databases! {
         let random = Arc::new(Meanwhile::new(edge.t.db.random.clone(), async move {
             meanwhile.acknowledge(&offered).await;
         }));
-        let done = commands::redeliver(&with_random(&edge, random.clone()), &Actor::command_line(), lock, None).await;
+        let done = commands::redeliver(&with_random(&edge, &random), &Actor::command_line(), lock, None).await;
         random.ended().await;
         assert_eq!(done.is_ok(), edge.t.db.store.kind() == "sqlite", "{done:?}");
         assert_eq!(done.is_ok(), edge.t.audited().await.contains(&"command.redelivered".to_owned()));

@@ -176,7 +176,7 @@ async fn check(store: &Store, vault: &Vault, file: &Path) -> Result<(), Error> {
 
 /// Puts the copy in the place of the database. What was there is kept; gives its name.
 fn replace(database: &Path, new: &Path) -> Result<Option<PathBuf>, Error> {
-    let aside = with_suffix(database, &format!(".replaced-{}", SystemClock.now().seconds()));
+    let aside = with_suffix(database, &format!(".replaced-{}", SystemClock.now().micros()));
     let mut kept = None;
     // Also what an old one left beside it: SQLite would take that for the new one's.
     for part in PARTS {

@@ -304,7 +304,7 @@ impl Store {
 
     /// Closes all connections; those in use are waited for.
     pub async fn close(&self) {
-        self.together.close();
+        self.together.close().await;
         match &self.db {
             Db::Sqlite { read, write, quick, .. } => {
                 quick.close();

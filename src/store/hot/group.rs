@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
 use sqlx::postgres::PgPool;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::loader::Loader;
@@ -49,6 +49,8 @@ struct Handle(Arc<Line>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        // Under the lock, so that the thread is not just about to wait.
+        let _waiting = self.0.waiting();
         self.0.closed.store(true, Ordering::Release);
         self.0.came.notify_all();
     }
@@ -59,6 +61,8 @@ struct Line {
     waiting: Mutex<Waiting>,
     came: Condvar,
     closed: AtomicBool,
+    /// Told when the writer's thread has ended.
+    ended: Notify,
     /// How many pages an SQLite file may have, for tests; 0 is no limit.
     pages: AtomicU32,
 }
@@ -208,14 +212,33 @@ impl Together {
             waiting: Mutex::default(),
             came: Condvar::new(),
             closed: AtomicBool::new(false),
+            ended: Notify::new(),
             pages: AtomicU32::new(0),
         }))))
     }
 
-    /// Takes no more messages; those in line are served.
-    pub(in crate::store) fn close(&self) {
-        self.0.0.closed.store(true, Ordering::Release);
-        self.0.0.came.notify_all();
+    /// Takes no more messages, and waits until those in line are served and the writer's connection is closed: the last
+    /// connection that closes takes the write-ahead log away.
+    pub(in crate::store) async fn close(&self) {
+        let line = &self.0.0;
+        {
+            // Under the lock, so that the thread is not just about to wait.
+            let _waiting = line.waiting();
+            line.closed.store(true, Ordering::Release);
+            line.came.notify_all();
+        }
+        let all = async {
+            loop {
+                let ended = line.ended.notified();
+                if line.waiting().at_work == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        if timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("messages are still being written");
+        }
     }
 
     /// See [`Store::limit_growth`].
@@ -276,6 +299,7 @@ impl Drop for AtWork {
         if !self.finished {
             self.line.waiting().at_work -= 1;
         }
+        self.line.ended.notify_waiters();
     }
 }
 
@@ -361,8 +385,10 @@ struct Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.connection = None;
         // Should it die of a panic, the next message begins another.
         self.line.waiting().at_work = 0;
+        self.line.ended.notify_waiters();
     }
 }
 

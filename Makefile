@@ -1,6 +1,6 @@
 # The commands of everyday work. `make help` lists them.
 
-.PHONY: help build demo test interop bench fuzz lint deny
+.PHONY: help build demo test interop bench chaos cluster fuzz lint deny
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -21,6 +21,9 @@ interop: ## proof by programs that were not written here; ARGS=docs only runs th
 
 bench: ## the figures of this machine, up to a million devices; ARGS=--quick only shows that it works
 	@scripts/bench $(ARGS)
+
+chaos: ## kills, cuts and stops while devices and admins work; ARGS="--seconds 60 --seed 1 --database both --fleet 40"
+	@scripts/chaos $(ARGS)
 
 fuzz: ## damages what devices, users and files send; ARGS="SECONDS TARGET…"; needs a nightly toolchain
 	@scripts/fuzz $(ARGS)

@@ -253,6 +253,12 @@ impl Mailbox {
         &self.token
     }
 
+    /// How many pushes have come for it, those too that a newer one took the place of.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.state.taken(&self.token)
+    }
+
     /// The next wake, or the newest of those that came while nobody waited; none if none comes within `wait`.
     pub async fn next(&self, wait: Duration) -> Option<Wake> {
         self.state.next_wake(&self.token, wait).await

@@ -62,6 +62,8 @@ struct Token {
     /// How many are waiting for a wake now: the device is online.
     listeners: usize,
     gone_since: Option<Timestamp>,
+    /// Pushes taken for it, those too that a newer one took the place of.
+    taken: u64,
 }
 
 /// Whether a token can be pushed to under a topic.
@@ -93,6 +95,7 @@ impl State {
             arrived: Arc::new(Notify::new()),
             listeners: 0,
             gone_since: None,
+            taken: 0,
         };
         self.lock().tokens.insert(token.clone(), fresh);
         token
@@ -124,6 +127,7 @@ impl State {
         let mut inner = self.lock();
         inner.counters.accepted += 1;
         if let Some(known) = inner.tokens.get_mut(token) {
+            known.taken += 1;
             // An expiration of 0 means: now or never.
             if known.listeners > 0 || wake.expires_at > wake.received_at {
                 known.waiting = Some(wake);
@@ -155,6 +159,11 @@ impl State {
         }
         inner.counters.delivered += 1;
         Some(wake)
+    }
+
+    /// How many pushes were taken for a token.
+    pub(super) fn taken(&self, token: &[u8]) -> u64 {
+        self.lock().tokens.get(token).map_or(0, |known| known.taken)
     }
 
     pub(super) fn inject(&self, fault: Fault) {
@@ -238,6 +247,7 @@ mod tests {
         state.accept(&token, wake("new", clock.now(), 60));
         assert_eq!(state.next_wake(&token, Duration::ZERO).await.unwrap().magic, "new");
         assert_eq!(state.next_wake(&token, Duration::ZERO).await, None);
+        assert_eq!(state.taken(&token), 2, "the old one was taken, too");
 
         state.accept(&token, wake("late", clock.now(), 60));
         clock.advance(Duration::from_secs(61));

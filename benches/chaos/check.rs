@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::Result;
 use crate::admin::Api;
 use crate::device::{Device, World};
-use crate::ledger::{CommandRecord, Outcome, Receipt};
+use crate::ledger::{CommandRecord, Outcome, Receipt, Violation};
 
 /// What stands in the history of a delivery that waits since it could not be made ready: no step of the graph.
 const NOT_READY: &str = "the server could not make it ready";
@@ -38,14 +38,16 @@ pub async fn all(world: &World, api: &Api, seen: &mut Seen) -> Result<()> {
     let count = world.ledger.generations().len();
     for number in 0..count {
         device(world, api, number).await?;
+        let mut there = BTreeSet::new();
         for delivery in api.all(&format!("/api/v1/devices/udid:{}/commands", Device::udid(number))).await? {
             let id = text(&delivery, "command_id");
             *counted.entry(id.clone()).or_default() += 1;
+            there.insert(id.clone());
             let command = by_id.get(id.as_str()).copied();
             one(world, number, &delivery, command);
             history(world, api, number, &delivery, seen).await?;
         }
-        unknown(world, number, &by_id);
+        made_for(world, number, &there, &commands);
     }
     for command in &commands {
         let made = counted.get(&command.id).copied().unwrap_or(0);
@@ -159,10 +161,23 @@ fn expected(receipt: &Receipt) -> &'static str {
     }
 }
 
-/// What reached the device must have a delivery; that of a command for all must be there where the device was enrolled
-/// from before it was accepted until now.
-fn unknown(world: &World, number: usize, by_id: &BTreeMap<&str, &CommandRecord>) {
-    let _ = (world, number, by_id);
+/// A command for all is for each device that was enrolled from before it was accepted until now; and what reached a device
+/// has a delivery.
+fn made_for(world: &World, number: usize, there: &BTreeSet<String>, commands: &[CommandRecord]) {
+    let mut inner = world.ledger.lock();
+    let Some(device) = inner.devices.get(number) else { return };
+    let mut wrong = Vec::new();
+    let is_still = |generation| device.is_enrolled && device.generation == generation;
+    for command in commands.iter().filter(|one| one.is_for_all && !one.was_cancelled && !one.expires) {
+        let is_for_it = command.certain.iter().any(|(one, generation)| *one == number && is_still(*generation));
+        if is_for_it && !there.contains(&command.id) {
+            wrong.push(format!("{} {} for all has no delivery for it", command.verb, command.id));
+        }
+    }
+    for id in device.receipts.keys().filter(|id| !there.contains(*id)) {
+        wrong.push(format!("it got command {id}, of which there is no delivery"));
+    }
+    inner.violations.extend(wrong.into_iter().map(|text| Violation { device: Some(number), text }));
 }
 
 /// The history of a delivery keeps to the graph.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use muster::cli::SystemClock;
@@ -34,6 +35,8 @@ pub enum Phase {
     Chaos,
     /// Nothing goes wrong, and devices come when they are woken, or know that something of theirs is open.
     Calm,
+    /// Nothing goes wrong, and devices come by themselves as well.
+    Load,
     End,
 }
 
@@ -48,6 +51,8 @@ pub struct World {
     pub apns: FakeApns,
     pub link: Url,
     pub phase: watch::Receiver<Phase>,
+    /// Each message must be answered 200, at once.
+    pub is_strict: AtomicBool,
 }
 
 /// A device.
@@ -119,10 +124,14 @@ impl Device {
                 self.enroll().await;
                 continue;
             }
-            let wait = Duration::from_millis(if is_chaos { 50 + self.dice.below(500) } else { 200 });
+            let wait = Duration::from_millis(match phase {
+                Phase::Chaos => 50 + self.dice.below(500),
+                Phase::Load => self.dice.below(200),
+                _ => 200,
+            });
             let woken = self.is_woken(wait).await;
             let disturbed = self.world.network.take_disturbed(self.number);
-            let by_itself = is_chaos && self.dice.one_in(6);
+            let by_itself = is_chaos && self.dice.one_in(6) || phase == Phase::Load && self.dice.one_in(2);
             if woken || disturbed || by_itself || self.wants_poll {
                 self.wants_poll = false;
                 self.connection().await;
@@ -156,6 +165,14 @@ impl Device {
         woken
     }
 
+    /// Something of the network or the server went wrong.
+    fn failed(&self, what: String) {
+        self.tell(what.clone());
+        if self.world.is_strict.load(Ordering::SeqCst) {
+            self.world.ledger.violation(Some(self.number), what);
+        }
+    }
+
     /// All that it knew of the server is gone, without a word to it.
     async fn forget(&mut self, why: &str) {
         self.tell(why);
@@ -179,7 +196,7 @@ impl Device {
             self.phone.obtain_certificate().await
         };
         if let Err(why) = obtained.await {
-            self.tell(format!("obtains no certificate: {why}"));
+            self.failed(format!("obtains no certificate: {why}"));
             self.world.counts.add("enrollments that began anew");
             sleep(Duration::from_millis(50 + self.dice.below(100))).await;
             return;
@@ -387,9 +404,13 @@ impl Device {
         let mut attempt = 0;
         loop {
             match wire::ask(self.world.server, &request).await {
-                Ok(answer) if answer.status == 200 => return Some(answer),
+                Ok(answer) if answer.status == 200 => {
+                    self.world.counts.add("messages of devices that were answered");
+                    return Some(answer);
+                }
                 Ok(answer) if answer.status >= 500 || matches!(answer.status, 408 | 429) => {
                     self.world.counts.add("messages that were put off");
+                    self.failed(format!("{what} was answered {} {}", answer.status, answer.text()));
                 }
                 Ok(answer) => {
                     // A device that leaves may be gone already as the server sees it.
@@ -400,7 +421,10 @@ impl Device {
                     }
                     return None;
                 }
-                Err(_) => self.world.counts.add("messages without an answer"),
+                Err(why) => {
+                    self.world.counts.add("messages without an answer");
+                    self.failed(format!("{what} was not answered: {why}"));
+                }
             }
             let phase = self.phase();
             let goes = patience.is_some_and(|one_in| self.dice.one_in(one_in));

@@ -31,7 +31,6 @@ impl Outcome {
 pub struct Receipt {
     /// The device's enrollment: how many it had begun.
     pub generation: u64,
-    pub request_type: String,
     pub outcome: Outcome,
     /// The server took the report on it.
     pub is_reported: bool,
@@ -40,7 +39,6 @@ pub struct Receipt {
 /// What is known of a device.
 #[derive(Default)]
 pub struct DeviceRecord {
-    pub udid: String,
     /// How many enrollments it has begun.
     pub generation: u64,
     /// How many of them the server took: Authenticate and TokenUpdate answered 200.
@@ -105,8 +103,8 @@ pub struct Violation {
 }
 
 impl Ledger {
-    pub fn new(udids: Vec<String>) -> Self {
-        let devices = udids.into_iter().map(|udid| DeviceRecord { udid, ..DeviceRecord::default() }).collect();
+    pub fn new(devices: usize) -> Self {
+        let devices = (0..devices).map(|_| DeviceRecord::default()).collect();
         Self(Mutex::new(Inner { devices, ..Inner::default() }))
     }
 
@@ -137,8 +135,7 @@ impl Ledger {
         let receipts = device.receipts.entry(command.to_owned()).or_default();
         let was_reported = receipts.iter().any(|one| one.outcome != Outcome::NotNow && one.is_reported);
         let is_again = receipts.iter().any(|one| one.outcome != Outcome::NotNow);
-        let request_type = request_type.to_owned();
-        receipts.push(Receipt { generation, request_type, outcome, is_reported: false });
+        receipts.push(Receipt { generation, outcome, is_reported: false });
         if was_reported {
             let text = format!("command {command} came again after the report on it had been taken");
             inner.violations.push(Violation { device: Some(number), text });

@@ -5,8 +5,10 @@
 
 mod admin;
 mod check;
+mod cluster;
 mod counts;
 mod device;
+mod haproxy;
 mod ledger;
 mod network;
 mod plan;
@@ -44,6 +46,9 @@ struct Arguments {
     /// How long a device may wait for its wake-up once everything runs again, seconds.
     #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..=3600))]
     patience: u64,
+    /// Instead of all that: so many servers behind HAProxy on one PostgreSQL, restarted in turn and killed.
+    #[arg(long, value_name = "SERVERS", value_parser = clap::value_parser!(u16).range(2..=16))]
+    cluster: Option<u16>,
     /// Needed, so that nobody runs it by chance with all tests and benchmarks.
     #[arg(long)]
     run: bool,

@@ -140,7 +140,7 @@ impl Network {
                 let asking = tokio::spawn(async move { wire::raw(server, &request).await });
                 sleep(Duration::from_micros(micros)).await;
                 let was_open = !asking.is_finished();
-                if self.site.kill() {
+                if self.site.kill(number) {
                     self.counts.add(if was_open { "kills with a request in flight" } else { "kills after an answer" });
                 }
                 let _ = asking.await;

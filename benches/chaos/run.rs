@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use muster::cli::{SystemClock, SystemRandomness};
@@ -20,12 +20,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::admin::{self, Api, Asked};
 use crate::check::{self, Seen};
+use crate::cluster;
 use crate::counts::Counts;
 use crate::device::{Device, Phase, World};
+use crate::haproxy::Haproxy;
 use crate::ledger::Ledger;
 use crate::network::Network;
 use crate::plan::Plan;
-use crate::site::Site;
+use crate::site::{Making, Site};
 use crate::{Arguments, Databases, Result, tell, wire};
 
 /// Admins who act at once.
@@ -40,6 +42,9 @@ const POSTGRES_URL: &str = "MUSTER_TEST_POSTGRES_URL";
 
 /// Runs on each database.
 pub async fn all(arguments: &Arguments) -> Result<()> {
+    if let Some(servers) = arguments.cluster {
+        return cluster::run(arguments, usize::from(servers)).await;
+    }
     let seed = arguments.seed.unwrap_or_else(|| u64::try_from(SystemClock.now().micros()).unwrap_or(0) % 1_000_000);
     let kinds: &[bool] = match arguments.database {
         Databases::Sqlite => &[false],
@@ -69,69 +74,123 @@ pub async fn all(arguments: &Arguments) -> Result<()> {
 }
 
 async fn one(arguments: &Arguments, seed: u64, is_postgres: bool, time: Duration, counts: &Arc<Counts>) -> Result<()> {
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    std::fs::create_dir_all(place)?;
-    let database = if is_postgres { Some(make_database(seed).await?) } else { None };
-    let (push_pem, authority) = push_certificate()?;
-    let options = Options { client_authorities: vec![authority], ..Options::default() };
-    let apns = FakeApns::start(options, Arc::new(SystemClock), Arc::new(SystemRandomness)).await?;
-    let push = (apns.endpoint(), apns.root_pem());
-    let site = Site::make(place, database.as_deref(), (&push.0, &push.1), Arc::clone(counts))?;
-    let site = Arc::new(site);
-    site.keep();
-    site.ready().await?;
-    let direct = Api { address: site.admin, token: site.token.clone() };
-    put_push_certificate(&direct, &push_pem).await?;
-    let link = direct.insist("POST /api/v1/enrollment-links", None, Some(&json!({"name": "chaos"}))).await;
-    let link = link.json()?["url"].as_str().ok_or("no link")?.parse()?;
-
     let fleet = usize::from(arguments.fleet);
-    let plan = Plan { seed, stops_database: is_postgres };
-    let network = Network::new(plan, Arc::clone(&site), Arc::clone(counts), fleet);
-    let (phase, phases) = watch::channel(Phase::Calm);
-    let world = Arc::new(World {
-        plan,
-        counts: Arc::clone(counts),
-        ledger: Ledger::new((0..fleet).map(Device::udid).collect()),
-        network: Arc::clone(&network),
-        server: network.open(site.devices).await?,
-        apns,
-        link,
-        phase: phases,
-    });
-    let admins = Api { address: network.open(site.admin).await?, token: site.token.clone() };
-    let key = PrivateKey::generate_rsa(2048)?;
-    let mut devices = JoinSet::new();
-    for number in 0..fleet {
-        devices.spawn(Device::new(number, Arc::clone(&world), key.clone())?.live());
-    }
-    let mut run =
-        Run { world, site: Arc::clone(&site), direct, admins, phase, over: BTreeSet::new(), seen: Seen::default() };
+    let setup = Setup { seed, fleet, is_postgres, servers: 1, is_behind_haproxy: false, counts: Arc::clone(counts) };
+    let mut run = Run::begin(setup).await?;
     let outcome = run.rounds(arguments, time).await;
-    let _ = run.phase.send(Phase::End);
-    let outcome = match outcome {
-        Ok(()) => Ok(()),
-        Err(why) => Err(run.explain(&why.to_string()).await),
-    };
-    while devices.join_next().await.is_some() {}
-    site.end();
-    outcome.map_err(Into::into)
+    run.end(outcome).await
+}
+
+/// What a run is made of.
+pub struct Setup {
+    pub seed: u64,
+    pub fleet: usize,
+    pub is_postgres: bool,
+    pub servers: usize,
+    /// HAProxy is between devices and servers, and not the network that cuts.
+    pub is_behind_haproxy: bool,
+    pub counts: Arc<Counts>,
 }
 
 /// A run on one database.
-struct Run {
-    world: Arc<World>,
-    site: Arc<Site>,
+pub struct Run {
+    pub world: Arc<World>,
+    pub site: Arc<Site>,
     /// The API without a network in between that cuts.
-    direct: Api,
-    admins: Api,
-    phase: watch::Sender<Phase>,
+    pub direct: Api,
+    pub admins: Api,
+    pub phase: watch::Sender<Phase>,
+    devices: JoinSet<()>,
+    /// Ended with the run.
+    _haproxy: Option<Haproxy>,
     /// Commands that nothing can happen to any more.
     over: BTreeSet<String>,
     seen: Seen,
 }
 
 impl Run {
+    /// Starts everything; devices begin to enroll.
+    pub async fn begin(setup: Setup) -> Result<Self> {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        std::fs::create_dir_all(place)?;
+        let database = if setup.is_postgres { Some(make_database(setup.seed).await?) } else { None };
+        let (push_pem, authority) = push_certificate()?;
+        let options = Options { client_authorities: vec![authority], ..Options::default() };
+        let apns = FakeApns::start(options, Arc::new(SystemClock), Arc::new(SystemRandomness)).await?;
+        let push = (apns.endpoint(), apns.root_pem());
+        let making = Making { place, database: database.as_deref(), push, servers: setup.servers };
+        let counts = setup.counts;
+        let site = Arc::new(Site::make(&making, Arc::clone(&counts))?);
+        site.keep();
+        site.ready().await?;
+        let plan = Plan { seed: setup.seed, stops_database: setup.is_postgres };
+        let network = Network::new(plan, Arc::clone(&site), Arc::clone(&counts), setup.fleet);
+        let haproxy = if setup.is_behind_haproxy { Some(Haproxy::start(&site)?) } else { None };
+        let server = site.servers.first().ok_or("no server")?;
+        let (devices_at, direct_at, admins_at) = match &haproxy {
+            Some(haproxy) => (haproxy.devices, haproxy.admin, haproxy.admin),
+            None => (network.open(server.devices).await?, server.admin, network.open(server.admin).await?),
+        };
+        let api = |address| Api { address, token: site.token.clone() };
+        let (direct, admins) = (api(direct_at), api(admins_at));
+        put_push_certificate(&api(server.admin), &push_pem).await?;
+        let link = direct.insist("POST /api/v1/enrollment-links", None, Some(&json!({"name": "chaos"}))).await;
+        let link = link.json()?["url"].as_str().ok_or("no link")?.parse()?;
+        let (phase, phases) = watch::channel(Phase::Calm);
+        let world = Arc::new(World {
+            plan,
+            counts,
+            ledger: Ledger::new(setup.fleet),
+            network,
+            server: devices_at,
+            apns,
+            link,
+            phase: phases,
+            is_strict: AtomicBool::new(false),
+        });
+        let key = PrivateKey::generate_rsa(2048)?;
+        let mut devices = JoinSet::new();
+        for number in 0..setup.fleet {
+            devices.spawn(Device::new(number, Arc::clone(&world), key.clone())?.live());
+        }
+        Ok(Self {
+            world,
+            site,
+            direct,
+            admins,
+            phase,
+            devices,
+            _haproxy: haproxy,
+            over: BTreeSet::new(),
+            seen: Seen::default(),
+        })
+    }
+
+    /// Ends everything; says what went wrong.
+    pub async fn end(mut self, outcome: Result<()>) -> Result<()> {
+        let _ = self.phase.send(Phase::End);
+        let outcome = match outcome {
+            Ok(()) => Ok(()),
+            Err(why) => Err(self.explain(&why.to_string()).await),
+        };
+        while self.devices.join_next().await.is_some() {}
+        self.site.end();
+        outcome.map_err(Into::into)
+    }
+
+    /// Compares everything.
+    pub async fn check(&mut self) -> Result<()> {
+        check::all(&self.world, &self.direct, &mut self.seen).await?;
+        self.judge()
+    }
+
+    /// Asks for a command for all that does no harm.
+    pub async fn ask_all(&self, key: &str) {
+        let asked = Asked { verb: "device_information", is_by_admin_only: false, is_for_all: true, expires: false };
+        let body = json!({"targets": {"all": true}, "command": {"type": "device_information"}});
+        admin::ask_for(&self.world, &self.direct, key, &body, asked).await;
+    }
+
     async fn rounds(&mut self, arguments: &Arguments, time: Duration) -> Result<()> {
         let patience = Duration::from_secs(arguments.patience);
         let begin = Instant::now();
@@ -143,8 +202,7 @@ impl Run {
             self.chaos(&actions, arguments.requests).await?;
             let waited = self.rest(patience).await?;
             self.wave(round, patience).await?;
-            check::all(&self.world, &self.direct, &mut self.seen).await?;
-            self.judge()?;
+            self.check().await?;
             let carried = self.world.network.carried();
             tell(&format!(
                 "  round {round}: {:.0} s, {carried} requests; at rest after {:.1} s",
@@ -178,7 +236,7 @@ impl Run {
     }
 
     /// Waits until nothing is open any more. Devices come when they are woken, and where they know why.
-    async fn rest(&mut self, patience: Duration) -> Result<Duration> {
+    pub async fn rest(&mut self, patience: Duration) -> Result<Duration> {
         self.site.ready().await?;
         let begin = Instant::now();
         loop {
@@ -206,9 +264,7 @@ impl Run {
         if is_slow {
             self.world.apns.inject(Fault::always(FaultKind::delay(Duration::from_millis(400))));
         }
-        let asked = Asked { verb: "device_information", is_by_admin_only: false, is_for_all: true, expires: false };
-        let body = json!({"targets": {"all": true}, "command": {"type": "device_information"}});
-        admin::ask_for(&self.world, &self.direct, &format!("wave-{round}"), &body, asked).await;
+        self.ask_all(&format!("wave-{round}")).await;
         let limit = Instant::now() + Duration::from_secs(10);
         loop {
             let now = self.world.apns.counters();
@@ -218,7 +274,7 @@ impl Run {
             }
             sleep(Duration::from_millis(1)).await;
         }
-        if self.site.kill() {
+        if self.site.kill(round) {
             self.world.counts.add("kills with a push in flight");
         }
         self.world.apns.clear_faults();
@@ -238,12 +294,12 @@ impl Run {
     }
 
     /// How many pushes each device has got.
-    fn pushes(&self) -> Vec<u64> {
+    pub fn pushes(&self) -> Vec<u64> {
         let inner = self.world.ledger.lock();
         inner.devices.iter().map(|device| device.earlier_pushes + device.pushes()).collect()
     }
 
-    fn judge(&self) -> Result<()> {
+    pub fn judge(&self) -> Result<()> {
         let inner = self.world.ledger.lock();
         match inner.violations.first() {
             None => Ok(()),

@@ -1,11 +1,11 @@
-//! The server as a process of its own, which is killed and started again; and the PostgreSQL beneath it.
+//! Servers as processes of their own, which are killed and started again; and the PostgreSQL beneath them.
 
 use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -17,36 +17,126 @@ use crate::wire;
 
 /// How long a server may take to become ready, PostgreSQL's start included.
 const START: Duration = Duration::from_secs(60);
+/// How long one may take to stop.
+const STOP: Duration = Duration::from_secs(40);
 /// Stops PostgreSQL and starts it: see scripts/postgres.
 const CONTROL: &str = "MUSTER_TEST_POSTGRES_CONTROL";
 
-/// An installation with its server.
+/// An installation with its servers.
 pub struct Site {
     directory: TempDir,
-    pub devices: SocketAddr,
-    pub admin: SocketAddr,
     pub token: String,
+    pub servers: Vec<Server>,
     counts: Arc<Counts>,
-    child: Mutex<Option<Child>>,
-    /// The server is down since it was killed.
-    was_killed: AtomicBool,
     is_database_down: AtomicBool,
     is_over: AtomicBool,
     /// What the keeper found that must not be.
     fault: Mutex<Option<String>>,
 }
 
+/// A process, or the place of one.
+pub struct Server {
+    pub devices: SocketAddr,
+    pub admin: SocketAddr,
+    child: Mutex<Option<Child>>,
+    /// It is down, or about to be, because it was told so.
+    is_told: AtomicBool,
+    /// It is not started again.
+    stays_down: AtomicBool,
+}
+
+impl Server {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            devices: free_address()?,
+            admin: free_address()?,
+            child: Mutex::new(None),
+            is_told: AtomicBool::new(false),
+            stays_down: AtomicBool::new(false),
+        })
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Kills it. False: it did not run.
+    pub fn kill(&self) -> bool {
+        let mut child = self.child();
+        let Some(running) = child.as_mut() else { return false };
+        self.is_told.store(true, Ordering::SeqCst);
+        let killed = running.kill().is_ok();
+        let _ = running.wait();
+        *child = None;
+        killed
+    }
+
+    /// Whether it stays down once it is.
+    pub fn hold(&self, stays_down: bool) {
+        self.stays_down.store(stays_down, Ordering::SeqCst);
+    }
+
+    /// Asks it to stop, and waits until it has. It is started again, unless it is held.
+    pub async fn stop(&self) -> Result<()> {
+        self.is_told.store(true, Ordering::SeqCst);
+        let id = self.child().as_ref().map(Child::id).ok_or("the server does not run")?;
+        Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &id.to_string()]).status()?;
+        let ended = async {
+            loop {
+                {
+                    let mut child = self.child();
+                    match child.as_mut() {
+                        // Another has seen it first.
+                        None => return Ok(()),
+                        Some(running) if running.id() != id => return Ok(()),
+                        Some(running) => {
+                            if let Some(status) = running.try_wait()? {
+                                *child = None;
+                                return if status.success() {
+                                    Ok(())
+                                } else {
+                                    Err(format!("a server ended with {status}").into())
+                                };
+                            }
+                        }
+                    }
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(STOP, ended).await.map_err(|_| "a server does not stop")?
+    }
+
+    /// Whether it can do its work.
+    pub async fn is_ready(&self) -> bool {
+        let probe = wire::request("GET /readyz", &[], b"");
+        wire::ask(self.admin, &probe).await.is_ok_and(|answer| answer.status == 200)
+    }
+}
+
+/// What a site is made of.
+pub struct Making<'a> {
+    /// Where its directory is made.
+    pub place: &'a Path,
+    /// The URL of an empty database; none for SQLite.
+    pub database: Option<&'a str>,
+    /// The URL of the push service, and its root, PEM.
+    pub push: (String, String),
+    /// How many servers.
+    pub servers: usize,
+}
+
 impl Site {
-    /// Makes an installation by `muster init`, on SQLite unless `database` is another URL.
-    pub fn make(place: &Path, database: Option<&str>, push: (&str, &str), counts: Arc<Counts>) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("chaos-").tempdir_in(place)?;
-        let (devices, admin) = (free_address()?, free_address()?);
-        let (endpoint, roots) = push;
+    /// Makes an installation by `muster init`.
+    pub fn make(making: &Making<'_>, counts: Arc<Counts>) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("chaos-").tempdir_in(making.place)?;
+        let (endpoint, roots) = &making.push;
         fs::write(directory.path().join("push-roots.pem"), roots)?;
+        let servers = (0..making.servers).map(|_| Server::new()).collect::<Result<Vec<_>>>()?;
         let mut init = muster();
-        let url = format!("https://localhost:{}", devices.port());
-        init.arg("init").arg(directory.path().join("site")).args(["--public-url", &url]);
-        if let Some(database) = database {
+        let url = "https://localhost";
+        init.arg("init").arg(directory.path().join("site")).args(["--public-url", url]);
+        if let Some(database) = making.database {
             init.args(["--database-url", database]);
         }
         let made = init.output()?;
@@ -56,91 +146,88 @@ impl Site {
         }
         let token = said.split_whitespace().find(|word| word.starts_with("muster_")).ok_or("init shows no token")?;
         let token = token.to_owned();
-        let database = database.map(|url| format!("[database]\nurl = \"{url}\"\n")).unwrap_or_default();
+        let database = making.database.map(|url| format!("[database]\nurl = \"{url}\"\nmax_connections = 8\n")).unwrap_or_default();
         let settings = format!(
             "public_url = \"{url}\"\ndata_dir = \"data\"\n[organization]\nname = \"Example\"\n\
-             [admin]\nlisten = \"{admin}\"\n[devices]\nlisten = \"{devices}\"\ntls = \"behind_proxy\"\n\
-             [proxy]\ntrusted = [\"127.0.0.1\"]\n[push]\nendpoint = \"{endpoint}\"\nroots = \"../push-roots.pem\"\n\
-             sync_interval = \"1d\"\n{database}"
+             [devices]\ntls = \"behind_proxy\"\n[proxy]\ntrusted = [\"127.0.0.1\"]\n\
+             [push]\nendpoint = \"{endpoint}\"\nroots = \"../push-roots.pem\"\nsync_interval = \"1d\"\n\
+             [log]\nlevel = \"warn\"\n{database}"
         );
         fs::write(directory.path().join("site/muster.toml"), settings)?;
         Ok(Self {
             directory,
-            devices,
-            admin,
             token,
+            servers,
             counts,
-            child: Mutex::new(None),
-            was_killed: AtomicBool::new(true),
             is_database_down: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             fault: Mutex::new(None),
         })
     }
 
-    /// Starts the server whenever it does not run, until [`Site::end`].
+    /// Starts each server whenever it does not run, until [`Site::end`].
     pub fn keep(self: &Arc<Self>) {
         let site = Arc::clone(self);
         tokio::spawn(async move {
             while !site.is_over.load(Ordering::SeqCst) {
-                if let Err(why) = site.look() {
-                    site.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why.to_string());
+                for server in &site.servers {
+                    if let Err(why) = site.look(server) {
+                        site.blame(why.to_string());
+                    }
                 }
                 sleep(Duration::from_millis(20)).await;
             }
         });
     }
 
-    fn look(&self) -> Result<()> {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+    fn look(&self, server: &Server) -> Result<()> {
+        let mut child = server.child();
         if self.is_over.load(Ordering::SeqCst) {
             return Ok(());
         }
+        let is_away = self.is_database_down.load(Ordering::SeqCst);
         if let Some(running) = child.as_mut() {
             let Some(status) = running.try_wait()? else { return Ok(()) };
             *child = None;
             // One that starts while PostgreSQL is away may give up.
-            let is_excused = self.was_killed.load(Ordering::SeqCst) || self.is_database_down.load(Ordering::SeqCst);
-            if !is_excused {
-                return Err(format!("the server ended by itself: {status}; its log ends so:\n{}", self.log()).into());
+            if !is_away && !server.is_told.load(Ordering::SeqCst) {
+                return Err(format!("a server ended by itself: {status}; its log ends so:\n{}", self.log()).into());
             }
             return Ok(());
         }
-        if self.is_database_down.load(Ordering::SeqCst) {
+        if is_away || server.stays_down.load(Ordering::SeqCst) {
             return Ok(());
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_file())?;
         let mut serve = muster();
-        serve.arg("serve").arg("--config").arg(self.settings());
+        serve.arg("serve").arg("--config").arg(self.path().join("site/muster.toml"));
+        serve.env("MUSTER_DEVICES_LISTEN", server.devices.to_string());
+        serve.env("MUSTER_ADMIN_LISTEN", server.admin.to_string());
         serve.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.was_killed.store(false, Ordering::SeqCst);
+        server.is_told.store(false, Ordering::SeqCst);
         *child = Some(serve.spawn()?);
         Ok(())
     }
 
-    pub fn settings(&self) -> PathBuf {
-        self.directory.path().join("site/muster.toml")
+    pub fn path(&self) -> &Path {
+        self.directory.path()
     }
 
     fn log_file(&self) -> PathBuf {
-        self.directory.path().join("server.log")
+        self.path().join("server.log")
     }
 
-    /// The end of the server's log.
+    /// The end of the servers' log.
     pub fn log(&self) -> String {
         let log = fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines.split_at(lines.len().saturating_sub(30)).1.join("\n")
     }
 
-    /// Kills the server. False: it did not run.
-    pub fn kill(&self) -> bool {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(running) = child.as_mut() else { return false };
-        self.was_killed.store(true, Ordering::SeqCst);
-        let killed = running.kill().is_ok();
-        let _ = running.wait();
-        *child = None;
+    /// Kills a server, whichever `number` comes to. False: it did not run.
+    pub fn kill(&self, number: u64) -> bool {
+        let index = usize::try_from(number).unwrap_or(0) % self.servers.len().max(1);
+        let killed = self.servers.get(index).is_some_and(Server::kill);
         if killed {
             self.counts.add("kills");
         }
@@ -163,32 +250,34 @@ impl Site {
             };
             match outcome.await {
                 Ok(status) if status.success() => {}
-                other => {
-                    let why = format!("PostgreSQL does not start again: {other:?}");
-                    site.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
-                }
+                other => site.blame(format!("PostgreSQL does not start again: {other:?}")),
             }
             site.is_database_down.store(false, Ordering::SeqCst);
         });
     }
 
-    /// Waits until database and server are up.
+    /// Waits until the database and all servers are up.
     pub async fn ready(&self) -> Result<()> {
         let ready = async {
-            let probe = wire::request("GET /readyz", &[], b"");
-            loop {
-                self.check()?;
-                let is_up = !self.is_database_down.load(Ordering::SeqCst);
-                if is_up && wire::ask(self.admin, &probe).await.is_ok_and(|answer| answer.status == 200) {
-                    return Ok(());
-                }
+            while self.is_database_down.load(Ordering::SeqCst) {
                 sleep(Duration::from_millis(20)).await;
             }
+            for server in &self.servers {
+                while !server.is_ready().await {
+                    self.check()?;
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }
+            Ok(())
         };
         match timeout(START, ready).await {
             Ok(ready) => ready,
-            Err(_) => Err(format!("the server does not become ready; its log ends so:\n{}", self.log()).into()),
+            Err(_) => Err(format!("a server does not become ready; its log ends so:\n{}", self.log()).into()),
         }
+    }
+
+    fn blame(&self, why: String) {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 
     /// What the keeper found.
@@ -201,13 +290,9 @@ impl Site {
 
     pub fn end(&self) {
         self.is_over.store(true, Ordering::SeqCst);
-        self.kill();
-    }
-
-    /// Keeps the directory, for whoever looks for what went wrong.
-    pub fn leave(&mut self) -> PathBuf {
-        self.directory.disable_cleanup(true);
-        self.directory.path().to_owned()
+        for server in &self.servers {
+            server.kill();
+        }
     }
 }
 

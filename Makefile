@@ -25,6 +25,9 @@ bench: ## the figures of this machine, up to a million devices; ARGS=--quick onl
 chaos: ## kills, cuts and stops while devices and admins work; ARGS="--seconds 60 --seed 1 --database both --fleet 40"
 	@scripts/chaos $(ARGS)
 
+cluster: ## several servers behind HAProxy on one PostgreSQL, restarted in turn and killed; ARGS="--cluster 3 --fleet 40"
+	@scripts/cluster $(ARGS)
+
 fuzz: ## damages what devices, users and files send; ARGS="SECONDS TARGET…"; needs a nightly toolchain
 	@scripts/fuzz $(ARGS)
 

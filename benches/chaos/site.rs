@@ -146,7 +146,10 @@ impl Site {
         }
         let token = said.split_whitespace().find(|word| word.starts_with("muster_")).ok_or("init shows no token")?;
         let token = token.to_owned();
-        let database = making.database.map(|url| format!("[database]\nurl = \"{url}\"\nmax_connections = 8\n")).unwrap_or_default();
+        let database = making
+            .database
+            .map(|url| format!("[database]\nurl = \"{url}\"\nmax_connections = 8\n"))
+            .unwrap_or_default();
         let settings = format!(
             "public_url = \"{url}\"\ndata_dir = \"data\"\n[organization]\nname = \"Example\"\n\
              [devices]\ntls = \"behind_proxy\"\n[proxy]\ntrusted = [\"127.0.0.1\"]\n\

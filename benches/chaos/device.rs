@@ -9,18 +9,19 @@ use std::time::Duration;
 use muster::cli::SystemClock;
 use muster::model::SeededRandomness;
 use muster::pki::PrivateKey;
-use muster::protocol::{command, wire as plists};
+use muster::protocol::command;
 use muster::simulator::apns::{FakeApns, Mailbox};
 use muster::simulator::devices::{
     Authentication, Environment, HeaderForm, KeySource, Phone, PhoneOptions, Trust, WakeService,
 };
-use plist::{Dictionary, Value};
+use plist::Value;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use url::Url;
 
 use crate::counts::Counts;
 use crate::ledger::{Ledger, Outcome};
+use crate::messages::{self, CHECK_IN, REPORT};
 use crate::network::{DEVICE, Network};
 use crate::plan::{Dice, Plan};
 use crate::wire::{self, Answer};
@@ -219,19 +220,8 @@ impl Device {
             device.generation += 1;
             device.story.push(format!("begins enrollment {}", device.generation));
         });
-        let udid = Self::udid(self.number);
-        let authenticate = plist(vec![
-            ("BuildVersion", "22B83".into()),
-            ("DeviceName", format!("iPhone {}", self.number).into()),
-            ("MessageType", "Authenticate".into()),
-            ("Model", "MTP03".into()),
-            ("ModelName", "iPhone".into()),
-            ("OSVersion", "18.1".into()),
-            ("ProductName", "iPhone15,4".into()),
-            ("SerialNumber", format!("C{:011}", self.number).into()),
-            ("Topic", self.enrolled.as_ref().map(|one| one.topic.clone()).unwrap_or_default().into()),
-            ("UDID", udid.into()),
-        ]);
+        let topic = self.enrolled.as_ref().map(|one| one.topic.clone()).unwrap_or_default();
+        let authenticate = messages::authenticate(self.number, &Self::udid(self.number), &topic);
         if self.exchange(CHECK_IN, &authenticate, None, "Authenticate").await.is_none() {
             self.forget("does not enroll").await;
             return;
@@ -252,15 +242,8 @@ impl Device {
             let mailbox = self.world.apns.register(Some(&enrolled.topic));
             std::mem::replace(&mut enrolled.mailbox, mailbox)
         });
-        let body = plist(vec![
-            ("AwaitingConfiguration", Value::Boolean(false)),
-            ("MessageType", "TokenUpdate".into()),
-            ("PushMagic", enrolled.magic.clone().into()),
-            ("Token", Value::Data(enrolled.mailbox.token().to_vec())),
-            ("Topic", enrolled.topic.clone().into()),
-            ("UDID", Self::udid(self.number).into()),
-            ("UnlockToken", Value::Data(vec![9; 64])),
-        ]);
+        let udid = Self::udid(self.number);
+        let body = messages::token_update(&udid, &enrolled.topic, &enrolled.magic, enrolled.mailbox.token());
         if anew {
             self.tell("has another push token");
             self.world.counts.add("other push tokens");
@@ -281,22 +264,18 @@ impl Device {
 
     async fn check_out(&mut self) {
         let Some(enrolled) = &self.enrolled else { return };
-        let members = vec![
-            ("MessageType", "CheckOut".into()),
-            ("Topic", enrolled.topic.clone().into()),
-            ("UDID", Self::udid(self.number).into()),
-        ];
+        let body = messages::check_out(&Self::udid(self.number), &enrolled.topic);
         self.world.counts.add("check-outs");
         self.world.ledger.device(self.number, |device| device.is_enrolled = false);
         // It is said once; nobody asks whether it was heard.
-        let _ = self.exchange(CHECK_IN, &plist(members), Some(1), "CheckOut").await;
+        let _ = self.exchange(CHECK_IN, &body, Some(1), "CheckOut").await;
         self.forget("checks out").await;
     }
 
     /// From Idle to the empty answer.
     async fn connection(&mut self) {
         let udid = Self::udid(self.number);
-        let mut body = plist(vec![("Status", "Idle".into()), ("UDID", udid.clone().into())]);
+        let mut body = messages::idle(&udid);
         let mut about: Option<String> = None;
         let mut said_not_now = false;
         self.tell("Idle");
@@ -333,7 +312,7 @@ impl Device {
                 }
                 return;
             }
-            body = report(&udid, &command, outcome);
+            body = messages::report(&udid, &command, outcome);
             if then != Then::Stay {
                 if self.exchange(REPORT, &body, Some(6), "a report").await.is_some() {
                     self.world.ledger.reported(self.number, &id);
@@ -436,33 +415,4 @@ impl Device {
             sleep(Duration::from_millis(10 * attempt + self.dice.below(30))).await;
         }
     }
-}
-
-const CHECK_IN: &str = "application/x-apple-aspen-mdm-checkin";
-const REPORT: &str = "application/x-apple-aspen-mdm; charset=UTF-8";
-
-fn report(udid: &str, command: &command::Command, outcome: Outcome) -> Vec<u8> {
-    let mut members =
-        vec![("CommandUUID", command.uuid.clone().into()), ("Status", outcome.status().into()), ("UDID", udid.into())];
-    if outcome == Outcome::Error {
-        let error: Dictionary = [
-            ("ErrorCode", Value::Integer(12_021.into())),
-            ("ErrorDomain", "MCMDMErrorDomain".into()),
-            ("LocalizedDescription", "It cannot be done.".into()),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-        members.push(("ErrorChain", Value::Array(vec![Value::Dictionary(error)])));
-    }
-    if outcome == Outcome::Acknowledged && command.request_type == "DeviceInformation" {
-        let answers = Dictionary::from_iter([("OSVersion".to_owned(), Value::from("18.1"))]);
-        members.push(("QueryResponses", Value::Dictionary(answers)));
-    }
-    plist(members)
-}
-
-fn plist(members: Vec<(&str, Value)>) -> Vec<u8> {
-    let members: Dictionary = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    plists::write(&Value::Dictionary(members))
 }

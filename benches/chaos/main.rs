@@ -10,6 +10,7 @@ mod counts;
 mod device;
 mod haproxy;
 mod ledger;
+mod messages;
 mod network;
 mod plan;
 mod run;

@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, default_value_t = 2500, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     requests: u64,
     /// How long a device may wait for its wake-up once everything runs again, seconds.
-    #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     patience: u64,
     /// Instead of all that: so many servers behind HAProxy on one PostgreSQL, restarted in turn and killed.
     #[arg(long, value_name = "SERVERS", value_parser = clap::value_parser!(u16).range(2..=16))]

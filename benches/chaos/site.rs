@@ -259,13 +259,13 @@ impl Site {
         });
     }
 
-    /// Waits until the database and all servers are up.
+    /// Waits until the database and all servers are up that are not held.
     pub async fn ready(&self) -> Result<()> {
         let ready = async {
             while self.is_database_down.load(Ordering::SeqCst) {
                 sleep(Duration::from_millis(20)).await;
             }
-            for server in &self.servers {
+            for server in self.servers.iter().filter(|server| !server.stays_down.load(Ordering::SeqCst)) {
                 while !server.is_ready().await {
                     self.check()?;
                     sleep(Duration::from_millis(20)).await;

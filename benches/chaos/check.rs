@@ -139,8 +139,8 @@ fn one(world: &World, number: usize, delivery: &Value, command: Option<&CommandR
     let reported: Vec<_> = done.iter().filter(|one| one.is_reported).collect();
     if let Some(last) = reported.last() {
         let expected = expected(last);
-        let was_withdrawn = state == "cancelled" && command.is_some_and(|one| one.was_cancelled)
-            || state == "expired" && command.is_some_and(|one| one.expires);
+        let was_withdrawn = (state == "cancelled" && command.is_some_and(|one| one.was_cancelled))
+            || (state == "expired" && command.is_some_and(|one| one.expires));
         if state != expected && !was_withdrawn {
             wrong(format!("the report {} was taken", last.outcome.status()));
         }
@@ -203,7 +203,8 @@ async fn history(world: &World, api: &Api, number: usize, delivery: &Value, seen
             None => state == DeliveryState::Queued,
             Some(from) => TRANSITIONS.iter().any(|arrow| from.after(*arrow) == Some(state)),
         };
-        if !is_arrow && !(before == Some(state) && why.starts_with(NOT_READY)) {
+        let waits = before == Some(state) && why.starts_with(NOT_READY);
+        if !is_arrow && !waits {
             complain(world, Some(number), format!("{command}: the graph has no such way: {story}"));
         }
         sent += u64::from(state == DeliveryState::Sent);

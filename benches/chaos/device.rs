@@ -97,7 +97,7 @@ impl Device {
         };
         let environment = Environment {
             clock: Arc::new(SystemClock),
-            random: Arc::new(SeededRandomness::new(world.plan.seed ^ u64::try_from(number)? << 32)),
+            random: Arc::new(SeededRandomness::new(world.plan.seed ^ (u64::try_from(number)? << 32))),
             keys: KeySource::Given(Arc::new([key])),
             wakes: WakeService::None,
         };
@@ -132,7 +132,7 @@ impl Device {
             });
             let woken = self.is_woken(wait).await;
             let disturbed = self.world.network.take_disturbed(self.number);
-            let by_itself = is_chaos && self.dice.one_in(6) || phase == Phase::Load && self.dice.one_in(2);
+            let by_itself = (is_chaos && self.dice.one_in(6)) || (phase == Phase::Load && self.dice.one_in(2));
             if woken || disturbed || by_itself || self.wants_poll {
                 self.wants_poll = false;
                 self.connection().await;
@@ -356,16 +356,15 @@ impl Device {
             counts.add("commands executed again after a lost report");
         }
         let identifier = command.payload.get("Identifier").and_then(Value::as_string);
+        let profile = self.enrolled.as_ref().map(|one| one.profile.as_str());
         match command.request_type.as_str() {
             "EraseDevice" => {
                 counts.add("wipes executed");
                 return Then::Blank;
             }
-            "RemoveProfile" if self.enrolled.as_ref().map(|one| one.profile.as_str()) == identifier => {
-                if outcome == Outcome::Acknowledged {
-                    counts.add("enrollment profiles removed");
-                    return Then::Leave;
-                }
+            "RemoveProfile" if outcome == Outcome::Acknowledged && profile == identifier => {
+                counts.add("enrollment profiles removed");
+                return Then::Leave;
             }
             "DeviceLock" if command.payload.contains_key("PIN") => counts.add("locks with a PIN executed"),
             "RestartDevice" | "ShutDownDevice" => counts.add("restarts executed"),

@@ -188,7 +188,12 @@ fn prepare(request: &[u8], number: u64) -> Vec<u8> {
         out.push_str("\r\n");
     }
     out.push_str("Connection: close\r\n");
-    out.push_str(&format!("X-Forwarded-For: 10.{}.{}.{}\r\n\r\n", number >> 16 & 255, number >> 8 & 255, number & 255));
+    out.push_str(&format!(
+        "X-Forwarded-For: 10.{}.{}.{}\r\n\r\n",
+        (number >> 16) & 255,
+        (number >> 8) & 255,
+        number & 255
+    ));
     let mut out = out.into_bytes();
     out.extend_from_slice(body);
     out

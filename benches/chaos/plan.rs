@@ -40,7 +40,7 @@ pub struct Plan {
 impl Plan {
     pub fn dice(&self, what: &str, number: u64) -> Dice {
         let digest = Sha256::of(format!("{} {what} {number}", self.seed).as_bytes());
-        let number = digest.hex().bytes().take(16).fold(0_u64, |sum, digit| sum << 4 ^ u64::from(digit));
+        let number = digest.hex().bytes().take(16).fold(0_u64, |sum, digit| (sum << 4) ^ u64::from(digit));
         Dice(SeededRandomness::new(number))
     }
 

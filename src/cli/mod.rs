@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod error;
 mod held;
+mod import;
 mod init;
 mod migrate;
 mod named;
@@ -68,6 +69,9 @@ enum Command {
     Restore(restore::Arguments),
     /// List, release and cancel what is held since the database was restored.
     Held(held::Arguments),
+    /// Take the fleet of another server over.
+    #[command(subcommand)]
+    Import(import::Command),
     /// Check an installation: a line for each thing, and what to do about it.
     Doctor(doctor::Arguments),
     /// Change the master key: make a new one, then seal everything that is stored anew under it.
@@ -99,6 +103,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Held(arguments) => held::run(&arguments),
+        Command::Import(command) => import::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::RotateKey(arguments) => rotate_key::run(&arguments),
         Command::Openapi => openapi::run(),

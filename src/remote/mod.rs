@@ -2,5 +2,6 @@
 
 pub mod apns;
 pub mod hooks;
+pub mod nanomdm;
 
 mod tls;

@@ -64,6 +64,12 @@ impl Actor {
         Self::of(ActorKind::CommandLine, "command line")
     }
 
+    /// Whoever runs the subcommand that takes another server's fleet over.
+    #[must_use]
+    pub fn import() -> Self {
+        Self::of(ActorKind::CommandLine, "muster import")
+    }
+
     /// A tool that speaks another server's interface, as this user of it.
     #[must_use]
     pub fn compat(user: &str) -> Self {

@@ -16,7 +16,7 @@ use crate::model::{EnrollmentId, Sha256, Timestamp};
 use crate::pki::{Certificate, push};
 use crate::store::{PushCertificateRow, Read, StoreError, Write};
 
-pub use put::{NewCertificate, Stored, put, put_as_it_is};
+pub use put::{NewCertificate, Stored, TakenOver, put, put_as_it_is, take_over, wake_all};
 pub(super) use request::key_context as request_key_context;
 pub use request::{NewRequest, Requested, remove_request, request, requested, requests};
 

@@ -56,6 +56,7 @@ pub use audit::{AuditFilter, AuditRow};
 pub use authorities::{AuthorityRow, ServerCertificateRow};
 pub use certificates::{CertificateFilter, CertificateRow, IdentityRow, IssuedRow, ListedCertificate, PinRow};
 pub use commands::{CommandFilter, CommandHead, CommandKind, CommandRow, ListedCommand, NewCommand};
+pub use compat::{Standing, TakenOver};
 pub use connect::{Options, Read, Store, Write};
 pub use deliveries::{Delivery, DeliveryRow, TransitionRow};
 pub use devices::{Device, DeviceFacts, DeviceFilter, DeviceOrder, ListedDevice};

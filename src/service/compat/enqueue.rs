@@ -53,12 +53,12 @@ pub async fn enqueue(app: &App, actor: &Actor, ids: &[String], body: &[u8], no_p
     }
 }
 
-struct Request<'a> {
-    actor: &'a Actor,
-    ids: &'a [String],
-    command: &'a Command,
-    digest: Sha256,
-    no_push: bool,
+pub(super) struct Request<'a> {
+    pub(super) actor: &'a Actor,
+    pub(super) ids: &'a [String],
+    pub(super) command: &'a Command,
+    pub(super) digest: Sha256,
+    pub(super) no_push: bool,
 }
 
 async fn accept(app: &App, request: &Request<'_>, named: &Outcome) -> Result<(Outcome, Wanted), Error> {
@@ -127,7 +127,7 @@ fn is_open(channel: &Enrollment) -> bool {
 }
 
 /// The request as it came. Its summary is for everyone: what may be secret is not in it.
-fn built(command: &Command) -> Built {
+pub(super) fn built(command: &Command) -> Built {
     let Command { uuid, request_type, payload } = command;
     let mut built = build(&Verb::Apple { request_type: request_type.clone(), payload: payload.clone() });
     if let Some(summary) = built.summary.as_object_mut() {
@@ -174,7 +174,7 @@ fn same(app: &App, row: CommandRow, digest: Sha256) -> Result<CommandRow, Error>
     Ok(row)
 }
 
-async fn insert(
+pub(super) async fn insert(
     app: &App,
     tx: &mut Write,
     request: &Request<'_>,

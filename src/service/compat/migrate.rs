@@ -104,6 +104,8 @@ async fn token_update(
         awaiting_configuration: message.awaiting_configuration,
     };
     let tally = tx.set_push(id, &push, now).await?;
+    // What was told before the device came is still the earlier server's.
+    tx.set_migrated(id, now).await?;
     if let Some(token) = &message.unlock_token {
         let sealed = app.seal(&escrow_context(id, generation, "unlock_token"), token.expose())?;
         tx.put_escrow(id, generation, "unlock_token", &sealed, now).await?;
@@ -127,7 +129,6 @@ async fn note_user(
     id: EnrollmentId,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.set_migrated(id, now).await?;
     let subject = Subject { kind: "device", id: &device.device_id.to_string() };
     app.audit(tx, actor, "enrollment.migrated", subject, &json!({"user_channel": id}), now).await
 }

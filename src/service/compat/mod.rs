@@ -5,6 +5,7 @@
 
 mod declarative;
 mod enqueue;
+pub mod import;
 mod migrate;
 mod outcome;
 mod push;

@@ -51,7 +51,7 @@ pub async fn put(app: &App, actor: &Actor, new: NewCertificate) -> Result<Stored
     if !force {
         guard(&certificate, &kept, &devices, default, now)?;
     }
-    let stored = store(app, tx, actor, &certificate, Beside { kept, devices, default, force }).await?;
+    let stored = store(app, tx, actor, &certificate, Beside { kept, devices, default, force, wake: true }).await?;
     app.signals.jobs.notify_one();
     Ok(stored)
 }
@@ -72,10 +72,61 @@ pub async fn put_as_it_is(app: &App, actor: &Actor, file: Secret<Vec<u8>>) -> Re
     let kept = tx.push_certificates().await?;
     let devices = Devices::by_topic(&mut tx).await?;
     let has_other_default = kept.iter().any(|row| row.is_default && row.topic != certificate.topic);
-    let beside = Beside { kept, devices, default: has_other_default.then_some(false), force: true };
+    let beside = Beside { kept, devices, default: has_other_default.then_some(false), force: true, wake: true };
     let stored = store(app, tx, actor, &certificate, beside).await?;
     app.signals.jobs.notify_one();
     Ok(stored.certificate)
+}
+
+/// What became of a certificate that another server had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakenOver {
+    /// There was none for its topic.
+    Added,
+    /// It is newer than the one there was.
+    Updated,
+    /// It was here.
+    Unchanged,
+    /// The one that is here is newer, and stays.
+    Older,
+}
+
+/// Keeps a push certificate of another server as it is, unless a newer one is here. Nobody is woken for it. Nothing is
+/// changed where `dry_run` says so.
+///
+/// # Errors
+/// As [`put_as_it_is`]; [`Error::Invalid`] for one of another topic than `topic`.
+pub async fn take_over(
+    app: &App,
+    actor: &Actor,
+    topic: &str,
+    file: Secret<Vec<u8>>,
+    dry_run: bool,
+) -> Result<TakenOver, Error> {
+    let now = app.clock.now();
+    let upload = blocking(move || Upload::read(file.expose(), None)).await?.map_err(|e| refused(&e))?;
+    let (certificate, _) = upload.finish_as_it_is(now).map_err(|e| refused(&e))?;
+    if certificate.topic != topic {
+        let why = format!("it is for topic {}", certificate.topic);
+        return Err(Error::invalid("other_topic", why));
+    }
+    let mut tx = app.store.begin_write().await?;
+    let kept = tx.push_certificates().await?;
+    let new = &certificate.identity.certificate;
+    let outcome = match kept.iter().find(|row| row.topic == topic) {
+        None => TakenOver::Added,
+        Some(row) if row.sha256 == new.sha256 => TakenOver::Unchanged,
+        Some(row) if row.not_after >= new.not_after => TakenOver::Older,
+        Some(_) => TakenOver::Updated,
+    };
+    if dry_run || !matches!(outcome, TakenOver::Added | TakenOver::Updated) {
+        return Ok(outcome);
+    }
+    let devices = Devices::by_topic(&mut tx).await?;
+    let has_other_default = kept.iter().any(|row| row.is_default && row.topic != topic);
+    let beside = Beside { kept, devices, default: has_other_default.then_some(false), force: true, wake: false };
+    store(app, tx, actor, &certificate, beside).await?;
+    Ok(outcome)
 }
 
 /// What a new certificate is stored beside, and how.
@@ -84,6 +135,8 @@ struct Beside {
     devices: Devices,
     default: Option<bool>,
     force: bool,
+    /// Whether the devices of its topic are woken.
+    wake: bool,
 }
 
 /// Keeps a certificate, and has the devices of its topic woken.
@@ -95,7 +148,7 @@ async fn store(
     beside: Beside,
 ) -> Result<Stored, Error> {
     let now = app.clock.now();
-    let Beside { kept, devices, default, force } = beside;
+    let Beside { kept, devices, default, force, wake } = beside;
     let topic = certificate.topic.as_str();
     let replaced = kept.iter().find(|row| row.topic == topic);
     let is_default = is_default(&kept, replaced, default)?;
@@ -103,9 +156,9 @@ async fn store(
     if let Some(request) = tx.push_request_by_key(certificate.identity.certificate.public_key_sha256).await? {
         tx.answer_push_request(request.id, now).await?;
     }
-    let task = serde_json::to_string(&WakeTopic { topic: topic.to_owned(), after: None })
-        .map_err(|e| Error::Internal(format!("the payload of a job: {e}")))?;
-    tx.add_job(JobId::new(now, &*app.random), WAKE_TOPIC, &task, None, now, now).await?;
+    if wake {
+        wake_topic(app, &mut tx, topic, now).await?;
+    }
     let subject = Subject { kind: "push_certificate", id: topic };
     let detail = json!({
         "sha256": row.sha256,
@@ -118,6 +171,30 @@ async fn store(
     app.audit(&mut tx, actor, "push_certificate.stored", subject, &detail, now).await?;
     tx.commit().await?;
     Ok(Stored { replaced: replaced.is_some(), certificate: devices.kept(row, now) })
+}
+
+/// Has those devices of a topic woken for which something waits.
+async fn wake_topic(app: &App, tx: &mut Write, topic: &str, now: Timestamp) -> Result<(), Error> {
+    let task = serde_json::to_string(&WakeTopic { topic: topic.to_owned(), after: None })
+        .map_err(|e| Error::Internal(format!("the payload of a job: {e}")))?;
+    Ok(tx.add_job(JobId::new(now, &*app.random), WAKE_TOPIC, &task, None, now, now).await?)
+}
+
+/// Has those devices woken for which something waits, under every topic that has some. Returns the topics.
+///
+/// # Errors
+/// [`Error::Unavailable`].
+pub async fn wake_all(app: &App) -> Result<Vec<String>, Error> {
+    let now = app.clock.now();
+    let mut tx = app.store.begin_write().await?;
+    let mut topics = Vec::new();
+    for (topic, _) in Devices::by_topic(&mut tx).await?.0 {
+        wake_topic(app, &mut tx, &topic, now).await?;
+        topics.push(topic);
+    }
+    tx.commit().await?;
+    app.signals.jobs.notify_one();
+    Ok(topics)
 }
 
 /// The keys of earlier requests that the uploaded certificates answer.

@@ -113,7 +113,7 @@ fn escaped(text: &str) -> String {
 }
 
 /// What a phone told its earlier server.
-fn authenticate(udid: &str) -> Vec<u8> {
+pub fn authenticate(udid: &str) -> Vec<u8> {
     xml(&[
         ("MessageType", "Authenticate".into()),
         ("UDID", udid.into()),
@@ -123,7 +123,7 @@ fn authenticate(udid: &str) -> Vec<u8> {
     ])
 }
 
-fn token_update(ids: &[(&str, Value)]) -> Vec<u8> {
+pub fn token_update(ids: &[(&str, Value)]) -> Vec<u8> {
     let mut members = vec![
         ("MessageType", Value::from("TokenUpdate")),
         ("Topic", TOPIC.into()),
@@ -144,7 +144,7 @@ async fn taken_over(tool: &Tool, udid: &str) -> Phone {
 }
 
 /// A certificate of a CA that is accepted here and issues elsewhere.
-async fn foreign(tool: &Tool, name: &str) -> Certificate {
+pub async fn foreign(tool: &Tool, name: &str) -> Certificate {
     let t = &tool.edge.t;
     let ca = foreign_ca(tool);
     let row = AuthorityRow {
@@ -170,7 +170,7 @@ async fn foreign(tool: &Tool, name: &str) -> Certificate {
     issue_device_certificate(&ca, &request, None, t.now(), 365 * DAY, &*t.db.random).unwrap()
 }
 
-fn foreign_ca(tool: &Tool) -> Authority {
+pub fn foreign_ca(tool: &Tool) -> Authority {
     static CA: std::sync::OnceLock<Authority> = std::sync::OnceLock::new();
     CA.get_or_init(|| {
         let random = muster::model::SeededRandomness::new(11);

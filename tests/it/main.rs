@@ -36,6 +36,7 @@ mod compat_devices;
 mod docs;
 mod enrollment_links;
 mod http_enrollment;
+mod import_nanomdm;
 mod profiles;
 mod push_certificates;
 mod rotation;

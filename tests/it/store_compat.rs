@@ -1,7 +1,10 @@
 //! Commands by the names that tools chose, and enrollments that were taken over.
 
-use muster::model::CommandId;
-use muster::store::StoreError;
+use std::time::Duration;
+
+use muster::model::{CommandId, EnrollmentId};
+use muster::store::{Standing, StoreError};
+use uuid::Uuid;
 
 use crate::support::db::TestDb;
 use crate::support::rows::{ACCEPTED, HOUR, MINUTE, Phone, command};
@@ -78,5 +81,61 @@ both_databases! {
         let row = db.read().await.wake(phone.id).await.unwrap().unwrap();
         assert_eq!(row.last_revision, Some(first.revision));
         assert_eq!((row.leased_until, row.due_at), (None, Some(db.now())), "the second push is due");
+    }
+
+    async fn an_enrollment_is_awaited_until_something_of_it_is_heard_here(db: TestDb) {
+        let standing = async |id| db.read().await.standing(id).await.unwrap();
+        let own = Phone::enrolled(&db, "UDID-0").await;
+        assert_eq!(standing(own.id).await, Standing::EnrolledHere);
+        let later = db.now().plus(MINUTE);
+        for (udid, heard) in [
+            ("UDID-1", "UPDATE enrollments SET last_seen_at = {later}"),
+            ("UDID-2", "UPDATE enrollments SET connection = 1"),
+            ("UDID-3", "UPDATE enrollments SET disabled_at = {later}"),
+        ] {
+            let phone = Phone::enrolled(&db, udid).await;
+            db.execute("UPDATE identities SET authority_id = NULL").await;
+            let mut tx = db.write().await;
+            tx.set_migrated_seen(phone.id, db.now().minus(HOUR), db.now()).await.unwrap();
+            tx.commit().await.unwrap();
+            db.execute("UPDATE enrollments SET connection = 0").await;
+            assert_eq!(standing(phone.id).await, Standing::Awaited, "{udid}");
+            db.execute(&heard.replace("{later}", &later.micros().to_string())).await;
+            assert_eq!(standing(phone.id).await, Standing::CameHere, "{udid}");
+            db.execute(&format!("UPDATE enrollments SET authenticated_at = {}", later.micros())).await;
+            assert_eq!(standing(phone.id).await, Standing::EnrolledHere, "{udid}");
+            db.execute(&format!("UPDATE enrollments SET authenticated_at = {}", db.now().micros())).await;
+        }
+    }
+
+    async fn what_was_taken_over_and_not_handed_over_is_found_in_pages(db: TestDb) {
+        let (one, two) = (Phone::enrolled(&db, "UDID-1").await, Phone::enrolled(&db, "UDID-2").await);
+        let new = command(&db, "ProfileList");
+        for phone in [&one, &two] {
+            phone.queue(&db, &new).await;
+        }
+        let mut tx = db.write().await;
+        tx.set_wire_uuid(new.id, "CMD1", b"digest").await.unwrap();
+        tx.set_migrated(one.id, db.now()).await.unwrap();
+        tx.set_migrated(two.id, db.now()).await.unwrap();
+        tx.hold_command(new.id, db.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let row = db.read().await.command_by_wire_uuid("CMD1").await.unwrap().unwrap();
+        assert_eq!(row.held_at, Some(db.now()));
+        let page = async |by: &str, after, limit| {
+            let mut read = db.read().await;
+            read.taken_over_and_queued(by, after, limit).await.unwrap()
+        };
+        let start = (EnrollmentId(Uuid::nil()), CommandId(Uuid::nil()));
+        let first = page(&row.created_by, start, 1).await;
+        let after = (first[0].enrollment_id, first[0].command_id);
+        let second = page(&row.created_by, after, 1).await;
+        assert_eq!(first[0].wire_uuid, "CMD1");
+        let ids: Vec<_> = [&first[0], &second[0]].map(|row| row.apple_id.clone()).into();
+        assert_eq!(ids, ["UDID-1", "UDID-2"]);
+        assert!(page("somebody else", start, 10).await.is_empty());
+        db.clock.advance(Duration::from_secs(1));
+        db.execute("UPDATE deliveries SET state = 'sent', attempts = 1").await;
+        assert!(page(&row.created_by, start, 10).await.is_empty());
     }
 }

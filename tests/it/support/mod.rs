@@ -9,6 +9,7 @@ pub mod db;
 pub mod edge;
 pub mod ipa;
 pub mod line;
+pub mod nanomdm;
 #[macro_use]
 pub mod program;
 pub mod ready;

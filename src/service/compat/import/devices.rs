@@ -218,7 +218,7 @@ async fn add(
     tx.insert_device(device_id, &told.facts, now).await?;
     tx.insert_enrollment(id, device_id, None, &told.apple_id, now).await?;
     keep(run, tx, id, device, told, now).await?;
-    begin(run, tx, id, now).await?;
+    begin(run, tx, id, 1, now).await?;
     let subject = Subject { kind: "device", id: &device_id.to_string() };
     let detail = json!({"topic": told.push.topic});
     run.app.audit(tx, run.actor, "enrollment.migrated", subject, &detail, now).await?;
@@ -253,7 +253,7 @@ async fn renew(
     }
     keep(run, tx, row.id, device, told, now).await?;
     if is_new {
-        begin(run, tx, row.id, now).await?;
+        begin(run, tx, row.id, row.generation + 1, now).await?;
     }
     Ok(true)
 }
@@ -288,12 +288,13 @@ async fn keep(
 }
 
 /// What a device that enrolls here is asked first, too.
-async fn begin(run: &Run<'_>, tx: &mut Write, id: EnrollmentId, now: Timestamp) -> Result<(), Error> {
+async fn begin(run: &Run<'_>, tx: &mut Write, id: EnrollmentId, generation: i64, now: Timestamp) -> Result<(), Error> {
     enroll(run.app, tx, id, now).await?;
     // A moment apart, since commands of one priority come in the order of their age. The list of profiles tells the
     // identifier of the enrollment profile, which was made elsewhere.
     for (micros, what) in [(0, Internal::DeviceInformation), (1, Internal::SecurityInfo), (2, Internal::Profiles)] {
-        enqueue_internal(run.app, tx, id, what, now.plus(std::time::Duration::from_micros(micros))).await?;
+        let at = now.plus(std::time::Duration::from_micros(micros));
+        enqueue_internal(run.app, tx, (id, generation), what, at).await?;
     }
     Ok(())
 }

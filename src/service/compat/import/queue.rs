@@ -197,7 +197,7 @@ async fn take_command(
         }
         report.queue.added += 1;
         if !run.dry_run {
-            let mut delivery = queued(&command, channel, now);
+            let mut delivery = queued(&command.head(), channel.id, channel.generation, now);
             delivery.queued_at = row.at.map_or(now, |at| Timestamp::from_micros(at.saturating_sub(ahead))).min(now);
             // There the greater comes first, here the smaller; what the server itself asks for stays behind.
             delivery.priority = delivery.priority.saturating_sub(row.priority).clamp(1, 199);

@@ -23,6 +23,7 @@ fn the_help_of_each_subcommand() {
         "held list --help",
         "held release --help",
         "held cancel --help",
+        "import nanomdm --help",
         "doctor --help",
         "rotate-key --help",
         "openapi --help",

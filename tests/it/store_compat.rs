@@ -1,7 +1,5 @@
 //! Commands by the names that tools chose, and enrollments that were taken over.
 
-use std::time::Duration;
-
 use muster::model::{CommandId, EnrollmentId};
 use muster::store::{Standing, StoreError};
 use uuid::Uuid;
@@ -110,16 +108,15 @@ both_databases! {
 
     async fn what_was_taken_over_and_not_handed_over_is_found_in_pages(db: TestDb) {
         let (one, two) = (Phone::enrolled(&db, "UDID-1").await, Phone::enrolled(&db, "UDID-2").await);
-        let new = command(&db, "ProfileList");
-        for phone in [&one, &two] {
-            phone.queue(&db, &new).await;
+        let made = [(&one, command(&db, "ProfileList"), "CMD1"), (&two, command(&db, "UserList"), "CMD2")];
+        for (phone, new, name) in &made {
+            phone.queue(&db, new).await;
+            let mut tx = db.write().await;
+            tx.set_wire_uuid(new.id, name, b"digest").await.unwrap();
+            tx.set_migrated(phone.id, db.now()).await.unwrap();
+            tx.hold_command(new.id, db.now()).await.unwrap();
+            tx.commit().await.unwrap();
         }
-        let mut tx = db.write().await;
-        tx.set_wire_uuid(new.id, "CMD1", b"digest").await.unwrap();
-        tx.set_migrated(one.id, db.now()).await.unwrap();
-        tx.set_migrated(two.id, db.now()).await.unwrap();
-        tx.hold_command(new.id, db.now()).await.unwrap();
-        tx.commit().await.unwrap();
         let row = db.read().await.command_by_wire_uuid("CMD1").await.unwrap().unwrap();
         assert_eq!(row.held_at, Some(db.now()));
         let page = async |by: &str, after, limit| {
@@ -130,11 +127,10 @@ both_databases! {
         let first = page(&row.created_by, start, 1).await;
         let after = (first[0].enrollment_id, first[0].command_id);
         let second = page(&row.created_by, after, 1).await;
-        assert_eq!(first[0].wire_uuid, "CMD1");
-        let ids: Vec<_> = [&first[0], &second[0]].map(|row| row.apple_id.clone()).into();
-        assert_eq!(ids, ["UDID-1", "UDID-2"]);
+        let mut found = [&first[0], &second[0]].map(|row| (row.apple_id.as_str(), row.wire_uuid.as_str()));
+        found.sort_unstable();
+        assert_eq!(found, [("UDID-1", "CMD1"), ("UDID-2", "CMD2")]);
         assert!(page("somebody else", start, 10).await.is_empty());
-        db.clock.advance(Duration::from_secs(1));
         db.execute("UPDATE deliveries SET state = 'sent', attempts = 1").await;
         assert!(page(&row.created_by, start, 10).await.is_empty());
     }

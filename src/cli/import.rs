@@ -33,7 +33,7 @@ pub(super) struct Nanomdm {
     settings: SettingsFile,
     /// The database: postgres://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE. In the variable, other
     /// users of this machine do not see it.
-    #[arg(long, value_name = "URL", env = "MUSTER_IMPORT_FROM", hide_env_values = true, value_parser = secret)]
+    #[arg(long, value_name = "URL", env = "NANOMDM_DATABASE_URL", hide_env_values = true, value_parser = secret)]
     from: Secret<String>,
     /// Only say what would be done.
     #[arg(long)]

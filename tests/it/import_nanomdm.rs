@@ -257,7 +257,7 @@ both_fresh_databases! {
         there.device("PHONE-1", TOPIC, b"junk", b"junk").await;
         let authority = made.path("other-ca.pem");
         std::fs::write(&authority, "junk").unwrap();
-        let from = [("MUSTER_IMPORT_FROM", there.url.as_str())];
+        let from = [("NANOMDM_DATABASE_URL", there.url.as_str())];
         let wrong = made.run_with(&["import", "nanomdm", "--authority", authority.to_str().unwrap()], &from).with(1);
         assert!(!wrong.stderr.is_empty());
 

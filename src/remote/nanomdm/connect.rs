@@ -126,6 +126,7 @@ async fn open(url: &str) -> Result<Connection, SourceError> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn refused(error: sqlx::Error) -> SourceError {
     let text = match &error {
         sqlx::Error::Database(told) => told.message().to_owned(),

@@ -113,19 +113,53 @@ impl Exclusive {
     }
 }
 
+/// What becomes of one of those who share a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has its answer, and what it wrote, if anything, is to be committed.
+    Done,
+    /// It has to run again, alone, and left nothing.
+    Alone,
+    /// It left something that must not be committed.
+    Broken,
+}
+
 impl Marks {
+    /// What becomes of a member; `ended` is false for one that waited for something else than the database.
+    pub(super) fn fate(&self, ended: bool) -> Fate {
+        let (is_alone, wrote) = (self.is_alone(ended), self.wrote.load(Ordering::Relaxed));
+        // Also when it went on after the refusal and asked for the commit: it runs again, and must not have run twice.
+        let is_kept = !is_alone && self.committed.load(Ordering::Relaxed);
+        match (wrote && !is_kept, is_alone) {
+            (true, _) => Fate::Broken,
+            (false, true) => Fate::Alone,
+            (false, false) => Fate::Done,
+        }
+    }
+
     /// Whether it has to run again, alone.
-    pub(super) fn is_alone(&self) -> bool {
-        self.alone.load(Ordering::Relaxed)
+    pub(super) fn is_alone(&self, ended: bool) -> bool {
+        !ended || self.alone.load(Ordering::Relaxed)
     }
+}
 
-    /// Whether it wrote anything.
-    pub(super) fn has_written(&self) -> bool {
-        self.wrote.load(Ordering::Relaxed)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Whether it wrote something that it did not commit.
-    pub(super) fn is_to_be_undone(&self) -> bool {
-        self.wrote.load(Ordering::Relaxed) && !self.committed.load(Ordering::Relaxed)
+    #[test]
+    fn only_what_was_written_committed_and_never_refused_is_kept() {
+        let fate = |wrote: bool, committed: bool, alone: bool, ended: bool| {
+            let marks = Marks { committed: committed.into(), wrote: wrote.into(), alone: alone.into() };
+            marks.fate(ended)
+        };
+        assert_eq!(fate(true, true, false, true), Fate::Done);
+        assert_eq!(fate(false, true, false, true), Fate::Done, "it only read");
+        assert_eq!(fate(false, false, false, true), Fate::Done, "it was refused before it wrote");
+        assert_eq!(fate(true, false, false, true), Fate::Broken, "it failed after it had written");
+        assert_eq!(fate(true, true, true, true), Fate::Broken, "it went on after a statement that needs to be alone");
+        assert_eq!(fate(true, false, false, false), Fate::Broken, "it waits for something else");
+        assert_eq!(fate(false, false, true, true), Fate::Alone);
+        assert_eq!(fate(false, false, false, false), Fate::Alone);
     }
 }

@@ -23,8 +23,10 @@ mod group;
 mod loader;
 mod member;
 mod postgres;
+mod server;
 mod sqlite;
 mod statement;
+mod writer;
 
 pub use group::Key;
 pub(super) use group::Together;

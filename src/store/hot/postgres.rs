@@ -17,16 +17,7 @@ pub(in crate::store) async fn run(
     statement: &Statement,
     arguments: Vec<Value>,
 ) -> Result<Outcome, StoreError> {
-    let mut query = sqlx::query(statement.one());
-    for value in arguments {
-        query = match value {
-            Value::Uuid(value) => query.bind(value),
-            Value::Bytes(value) => query.bind(value),
-            Value::Text(value) => query.bind(value),
-            Value::Int(value) => query.bind(value),
-            Value::Bool(value) => query.bind(value),
-        };
-    }
+    let query = bound!(sqlx::query(statement.one()), arguments);
     if !statement.returns() {
         let changed = query.execute(connection).await?.rows_affected();
         return Ok(Outcome { rows: Vec::new(), changed });

@@ -111,16 +111,7 @@ pub(in crate::store) async fn by_sqlx(
     statement: &Statement,
     arguments: Vec<Value>,
 ) -> Result<Outcome, StoreError> {
-    let mut query = sqlx::query(AssertSqlSafe(Arc::clone(statement.sqlite())));
-    for value in arguments {
-        query = match value {
-            Value::Uuid(value) => query.bind(value),
-            Value::Bytes(value) => query.bind(value),
-            Value::Text(value) => query.bind(value),
-            Value::Int(value) => query.bind(value),
-            Value::Bool(value) => query.bind(value),
-        };
-    }
+    let query = bound!(sqlx::query(AssertSqlSafe(Arc::clone(statement.sqlite()))), arguments);
     if !statement.returns() {
         let changed = query.execute(connection).await?.rows_affected();
         return Ok(Outcome { rows: Vec::new(), changed });
@@ -129,8 +120,9 @@ pub(in crate::store) async fn by_sqlx(
     for row in query.fetch_all(connection).await? {
         let mut cells = Cells::with_capacity(row.len());
         for at in 0..row.len() {
-            let kind = row.try_get_raw(at)?.type_info().name().to_owned();
-            cells.push(match kind.as_str() {
+            let raw = row.try_get_raw(at)?;
+            let kind = raw.type_info();
+            cells.push(match kind.name() {
                 "TEXT" => Value::Text(row.try_get(at)?),
                 "BLOB" => Value::Bytes(row.try_get(at)?),
                 "NULL" => Value::Int(None),

@@ -35,8 +35,7 @@ impl<T: FromValue> FromCells for T {
     }
 }
 
-/// A struct whose fields are columns: [`FromCells`] for it, and a macro with the list of its columns, of the table `$alias`
-/// where one is named.
+/// A struct whose fields are columns: [`FromCells`] for it, and a macro with the list of its columns.
 macro_rules! columns {
     ($name:ident, $macro:ident: $first:ident $(, $field:ident)* $(,)?) => {
         impl $crate::store::hot::FromCells for $name {
@@ -53,6 +52,23 @@ macro_rules! columns {
             () => { concat!(stringify!($first) $(, ", ", stringify!($field))*) };
         }
     };
+}
+
+/// Binds values to a query of sqlx.
+macro_rules! bound {
+    ($query:expr, $values:expr) => {{
+        let mut query = $query;
+        for value in $values {
+            query = match value {
+                $crate::store::hot::Value::Uuid(value) => query.bind(value),
+                $crate::store::hot::Value::Bytes(value) => query.bind(value),
+                $crate::store::hot::Value::Text(value) => query.bind(value),
+                $crate::store::hot::Value::Int(value) => query.bind(value),
+                $crate::store::hot::Value::Bool(value) => query.bind(value),
+            };
+        }
+        query
+    }};
 }
 
 fn unexpected(value: &Value, wanted: &str) -> StoreError {

@@ -98,12 +98,18 @@ async fn run_jobs(app: App, stop: CancellationToken) {
 /// Sends what is due until `stop`, and then waits for what is under way.
 async fn push(app: App, stop: CancellationToken, pushed: PushObserver) {
     let mut flight = Flight::new(&app);
+    // Whether something may be due that was not leased for want of room, or that nobody has looked for.
+    let mut is_due = true;
     while !stop.is_cancelled() || !flight.is_empty() {
         let mut pause = LOOK;
-        if !stop.is_cancelled()
-            && let Err(error) = flight.begin().await
-        {
-            pause = put_off("push", &error);
+        if is_due && !stop.is_cancelled() {
+            match flight.begin().await {
+                Ok(is_all) => is_due = !is_all,
+                Err(error) => {
+                    is_due = false;
+                    pause = put_off("push", &error);
+                }
+            }
         }
         tokio::select! {
             settled = flight.next(), if !flight.is_empty() => match settled {
@@ -113,8 +119,8 @@ async fn push(app: App, stop: CancellationToken, pushed: PushObserver) {
                 }
             },
             () = stop.cancelled(), if !stop.is_cancelled() => {}
-            () = app.signals.push.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = app.signals.push.notified() => is_due = true,
+            () = tokio::time::sleep(pause) => is_due = true,
         }
     }
 }

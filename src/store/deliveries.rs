@@ -101,10 +101,6 @@ pub(super) const OFFERED: &str = concat!(
       ORDER BY priority, queued_at, command_id LIMIT 1000"
 );
 
-/// The least priority, where any would do: with `EXISTS` SQLite takes the primary key and reads the whole history.
-pub(super) const HAS_OPEN: &str = "SELECT MIN(priority) IS NOT NULL FROM deliveries
-      WHERE enrollment_id = $1 AND state IN ('queued', 'sent', 'not_now')";
-
 pub(super) const SENT_BY_ADMIN_ONLY: &str = concat!(
     "SELECT ",
     delivery_columns!(),
@@ -187,11 +183,6 @@ impl Read {
     ) -> Result<Option<Delivery>, StoreError> {
         let offered: Vec<Delivery> = hot!(self, all, OFFERED, enrollment, connection)?;
         Ok(offered.into_iter().max_by_key(|delivery| (delivery.sent_at, delivery.command_id)))
-    }
-
-    /// Whether anything is open for an enrollment (queued, sent, not now).
-    pub async fn has_open_deliveries(&mut self, enrollment: EnrollmentId) -> Result<bool, StoreError> {
-        hot!(self, one, HAS_OPEN, enrollment)
     }
 
     /// What was handed over and not answered, and must not be handed over again without an admin.

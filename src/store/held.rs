@@ -3,7 +3,7 @@
 use super::{Read, StoreError, Write};
 use crate::model::{CommandId, EnrollmentId, Timestamp};
 
-/// Goes by the index of what is open; see the note there on `EXISTS`.
+/// The least priority, where any would do: with `EXISTS` SQLite takes the primary key and reads the whole history.
 pub(super) const HAS_DELIVERABLE: &str = "SELECT MIN(d.priority) IS NOT NULL FROM deliveries d
        JOIN commands c ON c.id = d.command_id
       WHERE d.enrollment_id = $1 AND d.state IN ('queued', 'sent', 'not_now') AND c.held_at IS NULL";

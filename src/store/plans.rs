@@ -28,11 +28,10 @@ async fn what_is_open_is_found_by_its_index() {
     let (store, _directory) = migrated().await;
     let open = "USING INDEX deliveries_open (enrollment_id=?)";
     let unconfirmed = "USING INDEX deliveries_unconfirmed (enrollment_id=?)";
-    let table: [(&str, &[&str]); 9] = [
+    let table: [(&str, &[&str]); 8] = [
         (deliveries::OFFERABLE, &[open]),
         (deliveries::UNANSWERED, &[open]),
         (deliveries::OFFERED, &[open]),
-        (deliveries::HAS_OPEN, &[open]),
         (held::HAS_DELIVERABLE, &[open]),
         (deliveries::SENT_BY_ADMIN_ONLY, &[open]),
         (deliveries::SENT_OF_VERB, &[open]),

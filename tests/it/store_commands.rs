@@ -170,7 +170,7 @@ both_databases! {
         let mut read = db.read().await;
         assert!(read.offerable_deliveries(phone.id, 7, 3, 100).await.unwrap().is_empty());
         assert_eq!(read.offerable_deliveries(phone.id, 8, 3, 100).await.unwrap().len(), 3);
-        assert!(read.has_open_deliveries(phone.id).await.unwrap());
+        assert!(read.has_deliverable(phone.id).await.unwrap());
     }
 
     async fn a_delivery_is_left_out_of_a_connection_without_a_step(db: TestDb) {

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use clap::{Args, Subcommand};
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::json;
 
 use super::completions::write;
-use super::{Error, SettingsFile, token};
+use super::{Error, SettingsFile, table, token};
 use crate::model::{CommandId, Timestamp};
 use crate::service::{Actor, commands, held};
 use crate::store::ListedCommand;
@@ -100,9 +99,7 @@ fn as_table(rows: &[ListedCommand]) -> String {
     if rows.is_empty() {
         return "nothing is held\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["ID", "COMMAND", "TARGETS", "ASKED FOR", "BY"]);
+    let mut table = table::with_header(["ID", "COMMAND", "TARGETS", "ASKED FOR", "BY"]);
     for row in rows {
         table.add_row([
             row.id.to_string(),
@@ -112,11 +109,7 @@ fn as_table(rows: &[ListedCommand]) -> String {
             row.created_by.clone(),
         ]);
     }
-    let mut text = String::new();
-    for line in table.lines() {
-        let _ = writeln!(text, "{}", line.trim());
-    }
-    text
+    table::text(&table)
 }
 
 fn as_json(rows: &[ListedCommand]) -> String {

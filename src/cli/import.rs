@@ -5,11 +5,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use comfy_table::{ContentArrangement, Table, presets};
 
 use super::completions::write;
 use super::progress::Progress;
-use super::{Error, SettingsFile, token};
+use super::{Error, SettingsFile, table, token};
 use crate::model::Secret;
 use crate::remote::nanomdm::Source;
 use crate::service::Actor;
@@ -108,9 +107,7 @@ impl Watch for Bar {
 }
 
 fn as_table(report: &Report) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["", "ADDED", "UPDATED", "UNCHANGED", "SKIPPED"]);
+    let mut table = table::with_header(["", "ADDED", "UPDATED", "UNCHANGED", "SKIPPED"]);
     for (what, tally) in [
         ("authorities", report.authorities),
         ("push certificates", report.push_certificates),
@@ -124,11 +121,8 @@ fn as_table(report: &Report) -> String {
         let counts = [tally.added, tally.updated, tally.unchanged, tally.skipped];
         table.add_row(std::iter::once(what.to_owned()).chain(counts.map(|count| count.to_string())));
     }
-    let mut text = String::new();
+    let mut text = table::text(&table);
     // Writing into a String cannot fail.
-    for line in table.lines() {
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
     if !report.skipped.is_empty() {
         text.push_str("\nskipped:\n");
     }

@@ -23,6 +23,7 @@ pub mod server;
 mod settings;
 mod simulate;
 mod system;
+mod table;
 mod telemetry;
 mod token;
 

@@ -1,18 +1,16 @@
 //! `muster token`: tokens for the API, for whoever can read the installation's files. Works beside a running server,
 //! which sees each change at the next request.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::json;
 use time::{Date, format_description::well_known::Iso8601};
 
 use super::completions::write;
-use super::{Error, SettingsFile, SystemClock, SystemRandomness, open};
+use super::{Error, SettingsFile, SystemClock, SystemRandomness, open, table};
 use crate::model::{Role, Timestamp, TokenId};
 use crate::service::tokens::{self, NewToken};
 use crate::service::{Actor, App};
@@ -114,9 +112,7 @@ fn as_table(rows: &[TokenRow], now: Timestamp) -> String {
     if rows.is_empty() {
         return "there are no tokens\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["ID", "NAME", "ROLE", "STATE", "CREATED", "LAST USED"]);
+    let mut table = table::with_header(["ID", "NAME", "ROLE", "STATE", "CREATED", "LAST USED"]);
     let second = |at: Timestamp| Timestamp::from_seconds(at.seconds()).to_string();
     for row in rows {
         let state = match (row.revoked_at, row.expires_at) {
@@ -134,12 +130,7 @@ fn as_table(rows: &[TokenRow], now: Timestamp) -> String {
             row.last_used_at.map_or_else(|| "never".to_owned(), second),
         ]);
     }
-    let mut text = String::new();
-    for line in table.lines() {
-        // Writing into a String cannot fail.
-        let _ = writeln!(text, "{}", line.trim());
-    }
-    text
+    table::text(&table)
 }
 
 fn as_json(rows: &[TokenRow]) -> String {

@@ -216,7 +216,8 @@ CREATE TABLE enrollments (
 );
 CREATE INDEX enrollments_by_device ON enrollments (device_id);
 CREATE INDEX enrollments_by_parent ON enrollments (parent_id) WHERE parent_id IS NOT NULL;
-CREATE INDEX enrollments_enabled ON enrollments (topic, id) WHERE state = 'enabled';
+-- The parent, so that the devices that a command for all is for are counted by the index alone.
+CREATE INDEX enrollments_enabled ON enrollments (topic, id, parent_id) WHERE state = 'enabled';
 -- Those that cannot be woken, for what is said when a command for all is accepted.
 CREATE INDEX enrollments_without_token ON enrollments (id)
     WHERE state = 'enabled' AND parent_id IS NULL AND push_token IS NULL;

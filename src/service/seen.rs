@@ -50,7 +50,7 @@ impl App {
                 }
                 .boxed()
             };
-            self.store.together::<(), StoreError, _>(Vec::new(), touch).await?;
+            self.store.note::<(), StoreError, _>(touch).await?;
         }
         let tokens = std::mem::take(&mut *self.seen.tokens.lock().unwrap_or_else(PoisonError::into_inner));
         if !tokens.is_empty() {

@@ -194,7 +194,7 @@ async fn settle(app: App, ended: Vec<Ended>) -> Result<Round, Error> {
     let results = ended.iter().map(|one| one.done.result).collect();
     let each = ended.into_iter().map(|one| {
         let one = Arc::new(one);
-        app.store.together(Vec::new(), move |tx| {
+        app.store.note(move |tx| {
             let one = Arc::clone(&one);
             async move { finish(tx, &one.wake, &one.done, now).await }.boxed()
         })

@@ -211,12 +211,15 @@ impl Read {
         )
     }
 
-    /// How many device channels are enabled: the targets of a command for all.
-    pub async fn count_enabled(&mut self) -> Result<i64, StoreError> {
+    /// The targets of a command for all: how many device channels are enabled, by topic.
+    pub async fn count_enabled(&mut self) -> Result<Vec<(Option<String>, i64)>, StoreError> {
         on!(
             self,
-            fetch_one,
-            query_scalar("SELECT COUNT(*) FROM enrollments WHERE state = 'enabled' AND parent_id IS NULL")
+            fetch_all,
+            query_as(
+                "SELECT topic, COUNT(*) FROM enrollments WHERE state = 'enabled' AND parent_id IS NULL
+                  GROUP BY topic ORDER BY topic"
+            )
         )
     }
 

@@ -28,6 +28,9 @@ const WAIT: Duration = Duration::from_secs(10);
 /// The same on PostgreSQL, where writers do not queue for one connection: who waits so long waits for a server that is
 /// gone, and a device had better come again.
 const POSTGRES_WAIT: Duration = Duration::from_secs(3);
+/// How many of the connections to PostgreSQL are not for transactions of their own that write; half of them, where there
+/// are few. Shared transactions take up to three of these.
+const LEFT_TO_READERS: u32 = 5;
 
 /// What each reading connection keeps of an SQLite file, as its `cache_size` takes it: 16 MiB, in which the pages that the
 /// polls of some ten thousand devices read have their place. With the 2 MiB of SQLite's own choice most polls fetch theirs
@@ -65,7 +68,12 @@ enum Db {
         /// Whoever writes has it: this connection, or that of the transactions which devices share.
         turn: Arc<Semaphore>,
     },
-    Postgres(PgPool),
+    Postgres {
+        pool: PgPool,
+        /// Those who write wait for each other's rows, and each may have to read something on another connection before it
+        /// goes on: some connections are left to those who wait for nobody.
+        writers: Arc<Semaphore>,
+    },
 }
 
 /// A connection for reading; each statement sees what was committed when it began.
@@ -82,7 +90,8 @@ enum Held {
     /// With the turn to write.
     SqliteWrite(Transaction<'static, Sqlite>, OwnedSemaphorePermit),
     PostgresRead(PoolConnection<Postgres>),
-    PostgresWrite(Transaction<'static, Postgres>),
+    /// With a place among the writers.
+    PostgresWrite(Transaction<'static, Postgres>, OwnedSemaphorePermit),
     /// A place in a transaction that several share.
     Member(Member),
 }
@@ -120,13 +129,15 @@ impl Store {
                 Ok(Err(why)) => return Err(refused(why.to_string())),
                 Err(_) => return Err(refused(format!("no answer within {} s", POSTGRES_WAIT.as_secs()))),
             }
+            let largest = options.max_connections.max(2);
             let pool = PgPoolOptions::new()
-                .max_connections(options.max_connections.max(2))
+                .max_connections(largest)
                 .acquire_timeout(POSTGRES_WAIT)
                 .connect_with(connect)
                 .await
                 .map_err(|e| refused(e.to_string()))?;
-            Db::Postgres(pool)
+            let writers = usize::try_from(largest - LEFT_TO_READERS.min(largest / 2)).unwrap_or(1);
+            Db::Postgres { pool, writers: Arc::new(Semaphore::new(writers)) }
         } else {
             return Err(StoreError::Open("database.url must begin with sqlite: or postgres://".to_owned()));
         };
@@ -165,7 +176,7 @@ impl Store {
         let failed = |e: sqlx::migrate::MigrateError| StoreError::Open(format!("cannot migrate the database: {e}"));
         match &self.db {
             Db::Sqlite { write, .. } => SQLITE_MIGRATIONS.run(write).await.map_err(failed),
-            Db::Postgres(pool) => match &self.options.direct_url {
+            Db::Postgres { pool, .. } => match &self.options.direct_url {
                 None => POSTGRES_MIGRATIONS.run(pool).await.map_err(failed),
                 Some(url) => {
                     let mut direct = postgres_options(url)?
@@ -182,7 +193,7 @@ impl Store {
     pub(super) const fn migrator(&self) -> &'static Migrator {
         match &self.db {
             Db::Sqlite { .. } => &SQLITE_MIGRATIONS,
-            Db::Postgres(_) => &POSTGRES_MIGRATIONS,
+            Db::Postgres { .. } => &POSTGRES_MIGRATIONS,
         }
     }
 
@@ -210,7 +221,7 @@ impl Store {
     pub async fn begin_read(&self) -> Result<Read, StoreError> {
         Ok(Read(match &self.db {
             Db::Sqlite { read, .. } => Held::SqliteRead(read.acquire().await?),
-            Db::Postgres(pool) => Held::PostgresRead(pool.acquire().await?),
+            Db::Postgres { pool, .. } => Held::PostgresRead(pool.acquire().await?),
         }))
     }
 
@@ -226,7 +237,11 @@ impl Store {
                 let turn = turn.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
                 Held::SqliteWrite(begin_immediate(write).await?, turn)
             }
-            Db::Postgres(pool) => Held::PostgresWrite(pool.begin().await?),
+            Db::Postgres { pool, writers } => {
+                let place = timeout(POSTGRES_WAIT, Arc::clone(writers).acquire_owned()).await;
+                let place = place.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+                Held::PostgresWrite(pool.begin().await?, place)
+            }
         })))
     }
 
@@ -245,7 +260,7 @@ impl Store {
     pub fn sqlite_file(&self) -> Option<PathBuf> {
         match &self.db {
             Db::Sqlite { write, .. } => Some(write.connect_options().get_filename().to_owned()),
-            Db::Postgres(_) => None,
+            Db::Postgres { .. } => None,
         }
     }
 
@@ -271,7 +286,7 @@ impl Store {
     pub(super) const fn postgres(&self) -> Option<&PgPool> {
         match &self.db {
             Db::Sqlite { .. } => None,
-            Db::Postgres(pool) => Some(pool),
+            Db::Postgres { pool, .. } => Some(pool),
         }
     }
 
@@ -281,7 +296,7 @@ impl Store {
             Db::Sqlite { write, turn, .. } => {
                 Some((write.connect_options().get_filename().to_owned(), Arc::clone(turn)))
             }
-            Db::Postgres(_) => None,
+            Db::Postgres { .. } => None,
         }
     }
 
@@ -289,7 +304,7 @@ impl Store {
     pub(super) const fn quick(&self) -> Option<&hot::Readers> {
         match &self.db {
             Db::Sqlite { quick, .. } => Some(quick),
-            Db::Postgres(_) => None,
+            Db::Postgres { .. } => None,
         }
     }
 
@@ -298,7 +313,7 @@ impl Store {
     pub fn kind(&self) -> &'static str {
         match self.db {
             Db::Sqlite { .. } => "sqlite",
-            Db::Postgres(_) => "postgres",
+            Db::Postgres { .. } => "postgres",
         }
     }
 
@@ -311,7 +326,7 @@ impl Store {
                 read.close().await;
                 write.close().await;
             }
-            Db::Postgres(pool) => pool.close().await,
+            Db::Postgres { pool, .. } => pool.close().await,
         }
     }
 }
@@ -344,17 +359,21 @@ fn postgres_options(url: &str) -> Result<PgConnectOptions, StoreError> {
 impl Read {
     /// One of the two forms of a text whose lock stands inside it.
     pub(super) const fn choose(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        if self.is_postgres() { postgres } else { sqlite }
+    }
+
+    pub(super) const fn is_postgres(&self) -> bool {
         match &self.0 {
-            Held::SqliteRead(_) | Held::SqliteWrite(..) => sqlite,
-            Held::PostgresRead(_) | Held::PostgresWrite(_) => postgres,
-            Held::Member(member) => {
-                if member.is_sqlite() {
-                    sqlite
-                } else {
-                    postgres
-                }
-            }
+            Held::SqliteRead(_) | Held::SqliteWrite(..) => false,
+            Held::PostgresRead(_) | Held::PostgresWrite(..) => true,
+            Held::Member(member) => !member.is_sqlite(),
         }
+    }
+
+    /// Whether this is one of several who share a transaction that others may hold rows against: who waits for a row there
+    /// makes all of them wait with what they hold, and two such transactions would soon wait for each other.
+    pub(super) const fn must_not_wait(&self) -> bool {
+        matches!(&self.0, Held::Member(member) if !member.is_sqlite())
     }
 
     pub(super) fn connection(&mut self) -> Connection<'_> {
@@ -362,7 +381,7 @@ impl Read {
             Held::SqliteRead(c) => Connection::Sqlite(c),
             Held::SqliteWrite(c, _) => Connection::Sqlite(c),
             Held::PostgresRead(c) => Connection::Postgres(c),
-            Held::PostgresWrite(c) => Connection::Postgres(c),
+            Held::PostgresWrite(c, _) => Connection::Postgres(c),
             Held::Member(member) => Connection::Shared(member.refuse()),
         }
     }
@@ -377,7 +396,7 @@ impl Read {
             Held::SqliteRead(c) => hot::by_sqlx(c, statement, arguments).await,
             Held::SqliteWrite(c, _) => hot::by_sqlx(c, statement, arguments).await,
             Held::PostgresRead(c) => hot::for_one(c, statement, arguments).await,
-            Held::PostgresWrite(c) => hot::for_one(c, statement, arguments).await,
+            Held::PostgresWrite(c, _) => hot::for_one(c, statement, arguments).await,
             Held::Member(member) => member.ask(statement, arguments).await,
         }
     }
@@ -391,7 +410,7 @@ impl Read {
     ) -> Result<Vec<Outcome>, StoreError> {
         let several = match &mut self.0 {
             Held::PostgresRead(connection) => hot::for_many(connection, statement, arguments).await?,
-            Held::PostgresWrite(connection) => hot::for_many(connection, statement, arguments).await?,
+            Held::PostgresWrite(connection, _) => hot::for_many(connection, statement, arguments).await?,
             Held::Member(member) => return member.ask_many(statement, arguments).await,
             Held::SqliteRead(_) | Held::SqliteWrite(..) => {
                 let mut outcomes = Vec::with_capacity(arguments.len());
@@ -411,6 +430,14 @@ impl Write {
         Self(Read(Held::Member(member)))
     }
 
+    /// Leaves a shared transaction: another one holds the row that is needed. The work runs again by itself, and waits.
+    pub(super) fn held_by_another(&mut self) -> StoreError {
+        match &self.0.0 {
+            Held::Member(member) => member.refuse(),
+            _ => StoreError::Unavailable("another transaction holds the row".to_owned()),
+        }
+    }
+
     /// While the result is there, nobody else who shares this transaction has one for the same thing. For what is read,
     /// decided on and written, and is neither a device nor a certificate: with others it is a matter of row locks.
     pub async fn exclusive(&self, what: Uuid) -> Exclusive {
@@ -428,7 +455,7 @@ impl Write {
     pub async fn commit(self) -> Result<(), StoreError> {
         match self.0.0 {
             Held::SqliteWrite(tx, _turn) => tx.commit().await?,
-            Held::PostgresWrite(tx) => tx.commit().await?,
+            Held::PostgresWrite(tx, _place) => tx.commit().await?,
             Held::Member(member) => member.commit(),
             Held::SqliteRead(_) | Held::PostgresRead(_) => {}
         }

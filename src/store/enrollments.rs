@@ -96,6 +96,24 @@ impl Read {
 impl Write {
     /// The enrollment that Apple's id names, locked until the end of the transaction.
     pub async fn enrollment_for_update(&mut self, apple_id: &str) -> Result<Option<Enrollment>, StoreError> {
+        if self.must_not_wait() {
+            let free: Option<Enrollment> = hot!(
+                self,
+                first,
+                concat!(
+                    "SELECT ",
+                    enrollment_columns!(),
+                    " FROM enrollments WHERE apple_id = $1 FOR UPDATE SKIP LOCKED"
+                ),
+                apple_id
+            )?;
+            if free.is_none()
+                && hot!(self, one, "SELECT EXISTS (SELECT 1 FROM enrollments WHERE apple_id = $1)", apple_id)?
+            {
+                return Err(self.held_by_another());
+            }
+            return Ok(free);
+        }
         hot!(
             self,
             first,

@@ -177,6 +177,16 @@ impl Write {
 
     /// The link with this id, locked until the end of the transaction.
     pub async fn link_for_update(&mut self, id: LinkId) -> Result<Option<Link>, StoreError> {
+        if self.must_not_wait() {
+            let free: Option<Link> = hot!(
+                self,
+                first,
+                concat!("SELECT ", link_columns!(), " FROM enrollment_links WHERE id = $1 FOR UPDATE SKIP LOCKED"),
+                id
+            )?;
+            // It is there, or was a moment ago: the work finds out when it runs again.
+            return if free.is_none() { Err(self.held_by_another()) } else { Ok(free) };
+        }
         hot!(self, first, concat!("SELECT ", link_columns!(), " FROM enrollment_links WHERE id = $1 FOR UPDATE"), id)
     }
 

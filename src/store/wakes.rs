@@ -191,6 +191,18 @@ impl Write {
         done: &PushResult<'_>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
+        if self.must_not_wait() {
+            // Messages of devices hold wake-ups, several of them, in whatever order.
+            let free: Option<EnrollmentId> = hot!(
+                self,
+                first,
+                "SELECT enrollment_id FROM wakes WHERE enrollment_id = $1 FOR UPDATE SKIP LOCKED",
+                wake.enrollment_id
+            )?;
+            if free.is_none() {
+                return Err(self.held_by_another());
+            }
+        }
         let changed = hot!(
             self,
             change,

@@ -171,9 +171,6 @@ pub(in crate::service) async fn complete(
     let spread = std::time::Duration::from_micros(app.random.below(interval));
     tx.request_wake(id, now, now.plus(app.settings.push.sync_interval).plus(spread)).await?;
     let Some(channel) = device_channel else { return Ok(()) };
-    if let Some(challenge) = channel.challenge_id {
-        tx.count_link_use(challenge, now).await?;
-    }
     commands::enqueue_internal(app, tx, (id, channel.generation), Internal::DeviceInformation, now).await?;
     // A moment later, since commands of one priority come in the order of their age.
     let after = now.plus(std::time::Duration::from_micros(1));
@@ -185,5 +182,10 @@ pub(in crate::service) async fn complete(
     }
     let actor = Actor::device(&channel.apple_id).at(Some(address));
     let subject = Subject { kind: "device", id: &channel.device_id.to_string() };
-    app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await
+    app.audit(tx, &actor, "enrollment.completed", subject, &json!({"generation": channel.generation}), now).await?;
+    // Last: many enroll by the same link, and whoever has counted holds its row until the commit.
+    if let Some(challenge) = channel.challenge_id {
+        tx.count_link_use(challenge, now).await?;
+    }
+    Ok(())
 }

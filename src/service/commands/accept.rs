@@ -130,7 +130,8 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
         Targets::All => {
             // First the number: commands for all are accepted one after the other, so that it orders them.
             let number = tx.fleet_number_for_command().await?;
-            let count = u64::try_from(tx.count_enabled().await?).unwrap_or(0);
+            let counted = tx.count_enabled().await?;
+            let count = u64::try_from(counted.iter().map(|(_, enabled)| enabled).sum::<i64>()).unwrap_or(0);
             let profiles = match built.removes_a_profile() {
                 true => tx.enabled_by_terms().await?.into_iter().map(|under| under.identifier).collect(),
                 false => Vec::new(),
@@ -140,12 +141,12 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
             row(count, destruction, Some(number)).insert(&mut tx, now).await?;
             let payload = json!({"command": id, "push": !new.no_push}).to_string();
             tx.add_job(JobId::new(now, &*app.random), "materialize", &payload, None, now, now).await?;
-            Accepted {
-                id,
-                targets: count,
-                skipped: Vec::new(),
-                push: push_note(&mut tx, &new, count, None, now).await?,
-            }
+            let ways = Ways {
+                topics: counted.into_iter().filter_map(|(topic, _)| topic).collect(),
+                without_token: u64::try_from(tx.count_enabled_without_token().await?).unwrap_or(0),
+            };
+            let push = push_note(&mut tx, &new, count, ways, now).await?;
+            Accepted { id, targets: count, skipped: Vec::new(), push }
         }
         named => {
             let (enrollments, skipped) = lock_named(&mut tx, named).await?;
@@ -172,7 +173,7 @@ pub async fn accept(app: &App, actor: &Actor, new: NewCommand) -> Result<Accepte
                 topics: enrollments.iter().filter_map(|e| e.topic.clone()).collect(),
                 without_token: enrollments.iter().filter(|e| e.push_token.is_none()).count() as u64,
             };
-            let push = push_note(&mut tx, &new, count, Some(ways), now).await?;
+            let push = push_note(&mut tx, &new, count, ways, now).await?;
             Accepted { id, targets: count, skipped, push }
         }
     };
@@ -322,9 +323,10 @@ pub(super) fn guard(
     Ok(())
 }
 
-/// The enrollments that are named, locked in the order of their ids, and those that do not get the command.
+/// The enrollments that are named, and those that do not get the command. They are locked in the order of Apple's ids, as by
+/// messages of devices, so that neither waits for the other and is waited for.
 async fn lock_named(tx: &mut Write, named: &Targets) -> Result<(Vec<Enrollment>, Vec<Skipped>), Error> {
-    let mut wanted: BTreeMap<EnrollmentId, String> = BTreeMap::new();
+    let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     let mut faults = Vec::new();
     let mut skipped = Vec::new();
     let count = match named {
@@ -340,8 +342,8 @@ async fn lock_named(tx: &mut Write, named: &Targets) -> Result<(Vec<Enrollment>,
         Targets::Devices(ids) => {
             for (index, id) in ids.iter().enumerate() {
                 let channels = tx.enrollments_of_device(*id).await?;
-                if let Some(channel) = channels.iter().find(|e| e.parent_id.is_none()) {
-                    wanted.insert(channel.id, id.to_string());
+                if let Some(channel) = channels.into_iter().find(|e| e.parent_id.is_none()) {
+                    wanted.insert(channel.apple_id, id.to_string());
                 } else if tx.device(*id).await?.is_some() {
                     skipped.push(Skipped { target: id.to_string(), reason: "never enrolled".to_owned() });
                 } else {
@@ -352,8 +354,8 @@ async fn lock_named(tx: &mut Write, named: &Targets) -> Result<(Vec<Enrollment>,
         }
         Targets::Enrollments(ids) => {
             for (index, id) in ids.iter().enumerate() {
-                if tx.enrollment(*id).await?.is_some() {
-                    wanted.insert(*id, id.to_string());
+                if let Some(channel) = tx.enrollment(*id).await? {
+                    wanted.insert(channel.apple_id, id.to_string());
                 } else {
                     let pointer = format!("/targets/enrollments/{index}");
                     faults.push(Fault { pointer, detail: format!("there is no enrollment {id}") });
@@ -366,13 +368,15 @@ async fn lock_named(tx: &mut Write, named: &Targets) -> Result<(Vec<Enrollment>,
         return Err(invalid("some targets do not exist", faults));
     }
     let mut enabled = Vec::with_capacity(wanted.len());
-    for (id, target) in wanted {
-        match tx.enrollment_by_id_for_update(id).await? {
+    for (apple_id, target) in wanted {
+        match tx.enrollment_for_update(&apple_id).await? {
             Some(e) if e.is_enabled() => enabled.push(e),
             Some(e) => skipped.push(Skipped { target, reason: format!("the enrollment is {}", e.state) }),
             None => {}
         }
     }
+    // What belongs to them is locked by their ids everywhere.
+    enabled.sort_by_key(|enrollment| enrollment.id);
     Ok((enabled, skipped))
 }
 
@@ -390,12 +394,12 @@ struct Ways {
     without_token: u64,
 }
 
-/// Whether the devices can be woken. `ways` are those of the targets; none for all enrolled devices.
+/// Whether the devices can be woken.
 async fn push_note(
     tx: &mut Write,
     new: &NewCommand,
     targets: u64,
-    ways: Option<Ways>,
+    ways: Ways,
     now: Timestamp,
 ) -> Result<PushNote, Error> {
     if new.no_push {
@@ -404,13 +408,7 @@ async fn push_note(
     if targets == 0 {
         return Ok(PushNote::NotPossible("no device is enrolled: there is none to wake".to_owned()));
     }
-    let Ways { topics, without_token } = match ways {
-        Some(ways) => ways,
-        None => Ways {
-            topics: tx.enabled_by_topic().await?.into_iter().filter_map(|(topic, _)| topic).collect(),
-            without_token: u64::try_from(tx.count_enabled_without_token().await?).unwrap_or(0),
-        },
-    };
+    let Ways { topics, without_token } = ways;
     let mut problems = wakes::topics_without_certificate(tx, &topics, now).await?;
     if topics.is_empty() {
         problems.push("the devices have no push topic".to_owned());

@@ -60,7 +60,7 @@ async fn ask(app: &App, ids: &[String]) -> Result<(Outcome, Wanted), Error> {
     Ok((outcome, wanted))
 }
 
-/// The enrollments that ids name, locked in the order of our ids, and the ids that name none.
+/// The enrollments that ids name, locked in the order of these, as by messages of devices; and the ids that name none.
 pub(super) async fn lock(tx: &mut Write, ids: &[String]) -> Result<(Vec<Enrollment>, Vec<String>), Error> {
     let mut known = BTreeSet::new();
     let mut unknown = Vec::new();
@@ -68,14 +68,16 @@ pub(super) async fn lock(tx: &mut Write, ids: &[String]) -> Result<(Vec<Enrollme
         // PostgreSQL takes no NUL in a text.
         let found = if id.contains('\0') { None } else { tx.enrollment_by_apple_id(id).await? };
         match found {
-            Some(enrollment) => drop(known.insert(enrollment.id)),
+            Some(enrollment) => drop(known.insert(enrollment.apple_id)),
             None => unknown.push(id.clone()),
         }
     }
     let mut locked = Vec::with_capacity(known.len());
     for id in known {
-        locked.extend(tx.enrollment_by_id_for_update(id).await?);
+        locked.extend(tx.enrollment_for_update(&id).await?);
     }
+    // What belongs to them is locked by their ids everywhere.
+    locked.sort_by_key(|enrollment| enrollment.id);
     Ok((locked, unknown))
 }
 

@@ -33,6 +33,16 @@ impl Key {
     }
 }
 
+/// What shares a transaction with what, on PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Messages of devices, and what is done to devices in their stead: an enrollment is locked, and then what belongs to it.
+    Message,
+    /// Notes of the server's own on rows that belong to enrollments, which it does not lock. They wait for no row; in one
+    /// transaction with messages, which may wait for such a row, they would hold theirs meanwhile.
+    Note,
+}
+
 /// The line of messages that wait for a transaction. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Together(Arc<Handle>);
@@ -81,6 +91,7 @@ impl std::fmt::Debug for Waiting {
 
 /// One message's work, and whoever waits for what comes of it.
 pub(super) trait Job: Send {
+    fn class(&self) -> Class;
     fn keys(&self) -> &[Key];
     /// Runs once, and keeps what came of it.
     fn attempt(&self, tx: Write) -> BoxFuture<'static, ()>;
@@ -98,6 +109,7 @@ enum Told<R> {
 }
 
 struct Work<F, R> {
+    class: Class,
     keys: Vec<Key>,
     work: Arc<F>,
     result: Arc<Mutex<Option<R>>>,
@@ -109,6 +121,10 @@ where
     F: Fn(Write) -> BoxFuture<'static, R> + Send + Sync + 'static,
     R: Send + 'static,
 {
+    fn class(&self) -> Class {
+        self.class
+    }
+
     fn keys(&self) -> &[Key] {
         &self.keys
     }
@@ -150,9 +166,32 @@ impl Store {
         E: From<StoreError> + Send + 'static,
         F: Fn(Write) -> BoxFuture<'static, Result<T, E>> + Send + Sync + 'static,
     {
+        self.share(Class::Message, keys, work).await
+    }
+
+    /// As [`Store::together`], for notes on rows that belong to enrollments, which `work` does not lock. It waits for no row
+    /// that another holds, and has no key in common with any.
+    ///
+    /// # Errors
+    /// As [`Store::together`].
+    pub async fn note<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: Fn(Write) -> BoxFuture<'static, Result<T, E>> + Send + Sync + 'static,
+    {
+        self.share(Class::Note, Vec::new(), work).await
+    }
+
+    async fn share<T, E, F>(&self, class: Class, keys: Vec<Key>, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: Fn(Write) -> BoxFuture<'static, Result<T, E>> + Send + Sync + 'static,
+    {
         let work = Arc::new(work);
         let (answer, answered) = oneshot::channel();
-        self.join(Box::new(Work { keys, work: Arc::clone(&work), result: Arc::default(), answer }))?;
+        self.join(Box::new(Work { class, keys, work: Arc::clone(&work), result: Arc::default(), answer }))?;
         match answered.await {
             Ok(Told::Done(result)) => result,
             Ok(Told::Alone) => work(self.begin_write().await?).await,
@@ -237,12 +276,13 @@ impl Line {
 }
 
 impl Waiting {
-    /// Takes out the next that may share a transaction, the oldest first.
-    pub(super) fn next(&mut self) -> Vec<Box<dyn Job>> {
-        let mut taken = Vec::new();
+    /// Takes out the next that may share a transaction, the oldest first; of one class where only `alike` may share one.
+    pub(super) fn next(&mut self, alike: bool) -> Vec<Box<dyn Job>> {
+        let mut taken: Vec<Box<dyn Job>> = Vec::new();
         let mut left = Vec::new();
         for job in std::mem::take(&mut self.jobs) {
-            if taken.len() < LARGEST && !job.keys().iter().any(|key| self.keys.contains(key)) {
+            let fits = !alike || taken.first().is_none_or(|first| first.class() == job.class());
+            if fits && taken.len() < LARGEST && !job.keys().iter().any(|key| self.keys.contains(key)) {
                 self.keys.extend(job.keys());
                 taken.push(job);
             } else {

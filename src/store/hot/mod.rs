@@ -13,6 +13,10 @@
 //! - **As if one after the other.** Two messages with a key in common (a device, a certificate) are never in one shared
 //!   transaction, nor in two at once in this process; rows are locked as ever against other processes. What several of one
 //!   transaction have in common beside that is either only added to, or guarded by [`Write::exclusive`](super::Write).
+//! - **Waits for nobody while it holds rows.** On PostgreSQL a shared transaction passes over a device or a wake-up that
+//!   another one holds, and whoever needed it runs again alone: two that hold several rows each, in whatever order, would
+//!   wait for each other. Those that wait (an admin's command for many devices, in the order of Apple's ids) are waited
+//!   for by none.
 //! - Only the statements of this module can be shared. Work that needs another, which is rare, is told so by an error, and
 //!   runs again in a transaction of its own.
 

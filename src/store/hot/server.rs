@@ -42,7 +42,7 @@ impl AtWork {
     /// that one.
     fn next(&mut self) -> Vec<Box<dyn Job>> {
         let mut waiting = self.line.waiting();
-        let jobs = waiting.next();
+        let jobs = waiting.next(true);
         if jobs.is_empty() {
             waiting.at_work -= 1;
             self.finished = true;

@@ -55,7 +55,7 @@ impl Writer {
     fn wait(&self) -> Option<Vec<Box<dyn Job>>> {
         let mut waiting = self.line.waiting();
         loop {
-            let jobs = waiting.next();
+            let jobs = waiting.next(false);
             if !jobs.is_empty() {
                 return Some(jobs);
             }

@@ -114,7 +114,6 @@ async fn put_answered(app: &App, tx: &mut Write, enrollment_id: EnrollmentId, no
         status: "acknowledged",
         size_bytes: 400,
         raw_sealed: &sealed_like(&[0; 400]),
-        parsed_sealed: &sealed_like(&[0; 200]),
     };
     tx.insert_report(&report, now).await?;
     for state in [DeliveryState::Sent, DeliveryState::Acknowledged] {

@@ -342,7 +342,7 @@ CREATE TABLE delivery_transitions (
     PRIMARY KEY (enrollment_id, command_id, revision)
 );
 
--- What devices answered, as it came and as it was read.
+-- What devices answered, as it came.
 CREATE TABLE reports (
     enrollment_id   UUID    NOT NULL,
     id              UUID    NOT NULL,
@@ -351,7 +351,6 @@ CREATE TABLE reports (
     status          TEXT    NOT NULL,
     size_bytes      BIGINT  NOT NULL,
     raw_sealed      BYTEA   NOT NULL,
-    parsed_sealed   BYTEA   NOT NULL,
     received_at     BIGINT  NOT NULL,
     PRIMARY KEY (enrollment_id, id)
 );

@@ -341,7 +341,7 @@ CREATE TABLE delivery_transitions (
     PRIMARY KEY (enrollment_id, command_id, revision)
 ) STRICT, WITHOUT ROWID;
 
--- What devices answered, as it came and as it was read.
+-- What devices answered, as it came.
 CREATE TABLE reports (
     enrollment_id   BLOB    NOT NULL,
     id              BLOB    NOT NULL,
@@ -350,7 +350,6 @@ CREATE TABLE reports (
     status          TEXT    NOT NULL,
     size_bytes      INTEGER NOT NULL,
     raw_sealed      BLOB    NOT NULL,
-    parsed_sealed   BLOB    NOT NULL,
     received_at     INTEGER NOT NULL,
     PRIMARY KEY (enrollment_id, id)
 ) STRICT;

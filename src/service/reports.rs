@@ -12,11 +12,12 @@ use super::check_in::Arrived;
 use super::deliveries::{self, End, step, void_open};
 use super::device_identity::require_pin;
 use super::{Actor, App, Error, renewal};
-use crate::model::{CommandId, DeliveryState, EnrollmentId, ReportId, ReportStatus, Timestamp, Transition};
+use crate::model::{CommandId, DeliveryState, EnrollmentId, ReportId, ReportStatus, Secret, Timestamp, Transition};
 use crate::protocol::Sender;
 use crate::protocol::json::dictionary_to_json;
-use crate::protocol::report::Report;
+use crate::protocol::report::{self, Report};
 use crate::protocol::unreadable::Unreadable;
+use crate::protocol::wire::Limits;
 use crate::store::{CommandKind, Enrollment, Key, NewReport, Write};
 
 /// What a report led to.
@@ -93,7 +94,6 @@ struct Heeded {
 struct Kept {
     id: ReportId,
     raw_sealed: Vec<u8>,
-    parsed_sealed: Vec<u8>,
     /// What it tells of the device.
     told: Option<inventory::Told>,
 }
@@ -247,7 +247,6 @@ async fn record(
             status: heard.status(),
             size_bytes: i64::try_from(heeded.arrived.raw.len()).unwrap_or(i64::MAX),
             raw_sealed: &kept.raw_sealed,
-            parsed_sealed: &kept.parsed_sealed,
         },
         now,
     )
@@ -295,16 +294,29 @@ async fn record(
     Ok(About::Command)
 }
 
-/// A report as it is kept: as it came and as it was read.
+/// A report as it is kept: as it came, and what it tells of the device.
 fn keep(app: &App, arrived: &Arrived, heard: &Heard, now: Timestamp) -> Result<Kept, Error> {
     let id = ReportId::new(now, &*app.random);
     let raw_sealed = app.seal(&raw_context(id), &arrived.raw)?;
-    let (parsed, told) = match heard {
-        Heard::Read(report) => (dictionary_to_json(&report.body), inventory::Told::of(report)),
-        Heard::Unread(..) => (json!({}), None),
+    let told = match heard {
+        Heard::Read(report) => inventory::Told::of(report),
+        Heard::Unread(..) => None,
     };
-    let parsed_sealed = app.seal(&parsed_context(id), parsed.to_string().as_bytes())?;
-    Ok(Kept { id, raw_sealed, parsed_sealed, told })
+    Ok(Kept { id, raw_sealed, told })
+}
+
+/// A kept report as JSON. It is read anew when somebody asks for it: few reports are ever looked at.
+///
+/// # Errors
+/// [`Error::Internal`] where it can no longer be read.
+pub fn as_read(status: &str, raw: &[u8]) -> Result<Secret<Vec<u8>>, Error> {
+    if status == UNREADABLE {
+        return Ok(Secret::new(b"{}".to_vec()));
+    }
+    // It was small enough when it came, whatever the settings say now.
+    let limits = Limits::REPORT.sized(raw.len().max(Limits::REPORT.bytes));
+    let report = report::decode(raw, limits).map_err(|e| Error::Internal(format!("a kept report: {e}")))?;
+    Ok(Secret::new(dictionary_to_json(&report.body).to_string().into_bytes()))
 }
 
 /// What follows from a command that was done. True: the enrollment's row may be another now.
@@ -341,10 +353,4 @@ async fn consequences(
 #[must_use]
 pub fn raw_context(id: ReportId) -> String {
     format!("reports.raw:{id}")
-}
-
-/// The place for which a report as it was read is sealed.
-#[must_use]
-pub fn parsed_context(id: ReportId) -> String {
-    format!("reports.parsed:{id}")
 }

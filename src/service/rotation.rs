@@ -88,8 +88,7 @@ fn context(column: SealedColumn, key: &SealedKey) -> String {
             check_in::escrow_context(*enrollment, *generation, kind)
         }
         (_, SealedKey::CheckIn { message_type, apple_id, .. }) => check_in::raw_context(apple_id, message_type),
-        (SealedColumn::ReportRaw, SealedKey::Report { id, .. }) => reports::raw_context(*id),
-        (_, SealedKey::Report { id, .. }) => reports::parsed_context(*id),
+        (_, SealedKey::Report { id, .. }) => reports::raw_context(*id),
         (_, SealedKey::Answer { token, key }) => idempotency::context(*token, key),
     }
 }

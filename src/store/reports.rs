@@ -14,7 +14,6 @@ pub struct ReportRow {
     pub status: String,
     pub size_bytes: i64,
     pub raw_sealed: Vec<u8>,
-    pub parsed_sealed: Vec<u8>,
     pub received_at: Timestamp,
 }
 
@@ -29,7 +28,6 @@ pub struct NewReport<'a> {
     pub status: &'static str,
     pub size_bytes: i64,
     pub raw_sealed: &'a [u8],
-    pub parsed_sealed: &'a [u8],
 }
 
 /// The last that is known of a device, of one kind.
@@ -68,8 +66,8 @@ impl Write {
             self,
             change,
             "INSERT INTO reports (enrollment_id, id, command_id, command_uuid, status, size_bytes, raw_sealed,
-                                  parsed_sealed, received_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                                  received_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             new.enrollment_id,
             new.id,
             new.command_id,
@@ -77,7 +75,6 @@ impl Write {
             new.status,
             new.size_bytes,
             new.raw_sealed,
-            new.parsed_sealed,
             now
         )
         .map(drop)

@@ -19,13 +19,12 @@ pub enum SealedColumn {
     CommandPayload,
     CommandWire,
     ReportRaw,
-    ReportParsed,
     Answer,
 }
 
 impl SealedColumn {
     /// All of them: the few that matter most first.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::AuthorityKey,
         Self::ServerCertificateKey,
         Self::PushCertificateKey,
@@ -36,7 +35,6 @@ impl SealedColumn {
         Self::CommandPayload,
         Self::CommandWire,
         Self::ReportRaw,
-        Self::ReportParsed,
         Self::Answer,
     ];
 
@@ -54,7 +52,6 @@ impl SealedColumn {
             Self::CommandPayload => "commands.payload_sealed",
             Self::CommandWire => "commands.wire_sealed",
             Self::ReportRaw => "reports.raw_sealed",
-            Self::ReportParsed => "reports.parsed_sealed",
             Self::Answer => "idempotency.response_sealed",
         }
     }
@@ -104,19 +101,6 @@ macro_rules! read_after {
     };
 }
 
-/// Reads records of reports, which two ids name.
-macro_rules! read_reports {
-    ($column:literal) => {
-        concat!(
-            "SELECT enrollment_id, id, ",
-            $column,
-            " FROM reports WHERE (enrollment_id, id) > ($2, $3) AND substr(",
-            $column,
-            ", 2, 8) <> $1 ORDER BY enrollment_id, id LIMIT $4"
-        )
-    };
-}
-
 /// Replaces a record that is still what was read.
 macro_rules! write_one {
     ($table:literal, $key:literal, $column:literal) => {
@@ -155,10 +139,7 @@ impl Read {
             SealedColumn::PushCertificateKey => {
                 self.sealed_by_name(read_after!("push_certificates", "topic", "key_sealed"), active, after, limit).await
             }
-            SealedColumn::ReportRaw => self.sealed_reports(read_reports!("raw_sealed"), active, after, limit).await,
-            SealedColumn::ReportParsed => {
-                self.sealed_reports(read_reports!("parsed_sealed"), active, after, limit).await
-            }
+            SealedColumn::ReportRaw => self.sealed_reports(active, after, limit).await,
             SealedColumn::Escrow => self.sealed_escrow(active, after, limit).await,
             SealedColumn::CheckIn => self.sealed_check_ins(active, after, limit).await,
             _ => self.sealed_answers(active, after, limit).await,
@@ -179,7 +160,6 @@ impl Read {
 
     async fn sealed_reports(
         &mut self,
-        sql: &'static str,
         active: &[u8],
         after: Option<&SealedKey>,
         limit: i64,
@@ -189,6 +169,9 @@ impl Read {
             Some(SealedKey::Report { enrollment, id }) => (*enrollment, *id),
             _ => (EnrollmentId(nil), ReportId(nil)),
         };
+        let sql = "SELECT enrollment_id, id, raw_sealed FROM reports
+                    WHERE (enrollment_id, id) > ($2, $3) AND substr(raw_sealed, 2, 8) <> $1
+                    ORDER BY enrollment_id, id LIMIT $4";
         let rows: Vec<(EnrollmentId, ReportId, Vec<u8>)> =
             on!(self, fetch_all, query_as(sql, active, after_enrollment, after_id, limit))?;
         let key = |enrollment, id| SealedKey::Report { enrollment, id };
@@ -327,14 +310,7 @@ impl Write {
                 sealed
             )?,
             SealedKey::Report { enrollment, id } => {
-                let sql = match column {
-                    SealedColumn::ReportRaw => {
-                        "UPDATE reports SET raw_sealed = $4 WHERE enrollment_id = $1 AND id = $2 AND raw_sealed = $3"
-                    }
-                    _ => {
-                        "UPDATE reports SET parsed_sealed = $4 WHERE enrollment_id = $1 AND id = $2 AND parsed_sealed = $3"
-                    }
-                };
+                let sql = "UPDATE reports SET raw_sealed = $4 WHERE enrollment_id = $1 AND id = $2 AND raw_sealed = $3";
                 run!(self, sql, *enrollment, *id, old, sealed)?
             }
             SealedKey::Answer { token, key } => run!(

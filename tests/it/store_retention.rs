@@ -60,7 +60,6 @@ both_databases! {
                 status: "NotNow",
                 size_bytes: 3,
                 raw_sealed: b"raw",
-                parsed_sealed: b"",
             };
             let mut tx = db.write().await;
             tx.insert_report(&new, db.now()).await.unwrap();
@@ -141,8 +140,8 @@ const MANY: [&str; 5] = [
      SELECT gen_random_uuid(), gen_random_uuid(), 1, 'acknowledged', 1, 'freely', 1, 1, 3, n, n FROM generate_series(1, 20000) n",
     "INSERT INTO delivery_transitions (enrollment_id, command_id, revision, state, at)
      SELECT enrollment_id, command_id, n, 'sent', 1 FROM deliveries, generate_series(1, 3) n",
-    "INSERT INTO reports (enrollment_id, id, command_id, status, size_bytes, raw_sealed, parsed_sealed, received_at)
-     SELECT enrollment_id, gen_random_uuid(), command_id, 'Acknowledged', 1, '', '', updated_at FROM deliveries",
+    "INSERT INTO reports (enrollment_id, id, command_id, status, size_bytes, raw_sealed, received_at)
+     SELECT enrollment_id, gen_random_uuid(), command_id, 'Acknowledged', 1, '', updated_at FROM deliveries",
     "INSERT INTO audit (id, at, actor_kind, actor, action, subject_kind, subject, detail)
      SELECT gen_random_uuid(), 1, 'server', 'server', 'x', 'x', 'x', '{}' FROM generate_series(1, 20000)",
     "INSERT INTO commands (id, verb, request_type, payload_sealed, fills, summary, resend, priority, internal, target,

@@ -28,9 +28,14 @@ pub struct Report {
     pub error_chain: Vec<ErrorItem>,
     /// On a Mac's user channel: whether the user is not at the console.
     pub not_on_console: Option<bool>,
-    /// The whole message, with the answer in it. Strings hold no NUL.
+    /// The whole message, with the answer in it, but for the lists in `lists`. Strings hold no NUL.
     pub body: Dictionary,
+    /// The lists in it, by the name of the member, as JSON without what is secret in it.
+    pub lists: Vec<(&'static str, String)>,
 }
+
+/// The members that hold long lists.
+const LISTS: &[&str] = &["InstalledApplicationList", "ManagedApplicationList", "CertificateList"];
 
 /// One link of an `ErrorChain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -51,7 +56,8 @@ pub struct ErrorItem {
 /// [`DecodeError::Wire`] when it is no property list that we read, [`DecodeError::UnknownStatus`], and
 /// [`DecodeError::Missing`] for the sender, the status, or the command of anything but Idle.
 pub fn decode(body: &[u8], limits: Limits) -> Result<Report, DecodeError> {
-    let body = wire::dictionary(wire::read_lenient(body, limits)?)?;
+    let (body, lists) = wire::read_report(body, limits, LISTS)?;
+    let body = wire::dictionary(body)?;
     let word = needed_text(&body, "Status")?;
     let status =
         ReportStatus::parse(&word).ok_or_else(|| DecodeError::UnknownStatus(word.chars().take(60).collect()))?;
@@ -67,6 +73,7 @@ pub fn decode(body: &[u8], limits: Limits) -> Result<Report, DecodeError> {
         error_chain: error_chain(&body),
         not_on_console: flag(&body, "NotOnConsole"),
         body,
+        lists,
     })
 }
 
@@ -141,11 +148,12 @@ mod tests {
     fn odd_text_does_not_lose_a_report() {
         let report = decode(fixture!("report-odd-text")).unwrap();
         assert_eq!(report.request_type, None);
-        let apps = report.body.get("InstalledApplicationList").and_then(Value::as_array).unwrap();
-        let app = |index: usize, key: &str| apps[index].as_dictionary().unwrap().get(key).unwrap().as_string();
-        assert_eq!(app(0, "Name"), Some("Notes\u{FFFD} & more \u{FFFD} \u{FFFD}"));
-        assert_eq!(app(1, "Name"), Some("M\u{FFFD}ps \u{FFFD}"));
-        assert_eq!(app(1, "BundleSize"), Some("four"));
+        let [("InstalledApplicationList", apps)] = report.lists.as_slice() else { panic!("{:?}", report.lists) };
+        let apps: serde_json::Value = serde_json::from_str(apps).unwrap();
+        assert_eq!(apps[0]["Name"], "Notes\u{FFFD} & more \u{FFFD} \u{FFFD}");
+        assert_eq!(apps[1]["Name"], "M\u{FFFD}ps \u{FFFD}");
+        assert_eq!(apps[1]["BundleSize"], "four");
+        assert!(report.body.get("InstalledApplicationList").is_none());
     }
 
     #[test]

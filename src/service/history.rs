@@ -2,7 +2,7 @@
 
 use super::{App, Error};
 use crate::model::{AuditId, CommandId, DeliveryState, DeviceId, EnrollmentId, Secret, Timestamp};
-use crate::service::reports::{as_read, raw_context};
+use crate::service::reports::{as_it_came, as_read};
 use crate::store::{AuditFilter, AuditRow, CommandFilter, DeliveryRow, ListedCommand, TransitionRow};
 
 /// A command and how far it is.
@@ -125,7 +125,7 @@ pub async fn report(app: &App, command: CommandId, enrollment: EnrollmentId) -> 
         let why = "no report on this command has come yet, or it is older than reports are kept (retention.reports)";
         Error::NotFound(why.to_owned())
     })?;
-    let raw = app.open(&raw_context(row.id), &row.raw_sealed)?;
+    let raw = as_it_came(app, row.id, &row.raw_sealed)?;
     let parsed = as_read(&row.status, raw.expose())?;
     Ok(ReportView { status: row.status, received_at: row.received_at, parsed, raw })
 }

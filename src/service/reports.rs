@@ -1,6 +1,7 @@
 //! Command reports: what the device says about a command, and what it gets next.
 
 mod inventory;
+mod packed;
 
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use super::{Actor, App, Error, renewal};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, ReportId, ReportStatus, Secret, Timestamp, Transition};
 use crate::protocol::Sender;
 use crate::protocol::json::dictionary_to_json;
-use crate::protocol::report::{self, Report};
+use crate::protocol::report::Report;
 use crate::protocol::unreadable::Unreadable;
-use crate::protocol::wire::Limits;
+use crate::protocol::wire::{self, Limits};
 use crate::store::{CommandKind, Enrollment, Key, NewReport, Write};
 
 /// What a report led to.
@@ -297,12 +298,23 @@ async fn record(
 /// A report as it is kept: as it came, and what it tells of the device.
 fn keep(app: &App, arrived: &Arrived, heard: &Heard, now: Timestamp) -> Result<Kept, Error> {
     let id = ReportId::new(now, &*app.random);
-    let raw_sealed = app.seal(&raw_context(id), &arrived.raw)?;
+    let raw_sealed = app.seal(&raw_context(id), &packed::pack(&arrived.raw))?;
     let told = match heard {
         Heard::Read(report) => inventory::Told::of(report),
         Heard::Unread(..) => None,
     };
     Ok(Kept { id, raw_sealed, told })
+}
+
+/// A report as it came, of how it is kept: compressed and sealed.
+///
+/// # Errors
+/// [`Error::Internal`] where it does not open.
+pub fn as_it_came(app: &App, id: ReportId, sealed: &[u8]) -> Result<Secret<Vec<u8>>, Error> {
+    let opened = app.open(&raw_context(id), sealed)?;
+    packed::unpack(opened.expose())
+        .map(Secret::new)
+        .ok_or_else(|| Error::Internal(format!("report {id} is damaged: it cannot be unpacked")))
 }
 
 /// A kept report as JSON. It is read anew when somebody asks for it: few reports are ever looked at.
@@ -315,8 +327,9 @@ pub fn as_read(status: &str, raw: &[u8]) -> Result<Secret<Vec<u8>>, Error> {
     }
     // It was small enough when it came, whatever the settings say now.
     let limits = Limits::REPORT.sized(raw.len().max(Limits::REPORT.bytes));
-    let report = report::decode(raw, limits).map_err(|e| Error::Internal(format!("a kept report: {e}")))?;
-    Ok(Secret::new(dictionary_to_json(&report.body).to_string().into_bytes()))
+    let body = wire::read_lenient(raw, limits).and_then(wire::dictionary);
+    let body = body.map_err(|e| Error::Internal(format!("a kept report: {e}")))?;
+    Ok(Secret::new(dictionary_to_json(&body).to_string().into_bytes()))
 }
 
 /// What follows from a command that was done. True: the enrollment's row may be another now.

@@ -7,31 +7,43 @@ use quick_xml::Reader;
 use quick_xml::escape::resolve_xml_entity;
 use quick_xml::events::Event;
 
+use super::shown::Shown;
 use super::{Budget, Limits, MAX_DEPTH, Text, WireError, date, is_xml_char};
 
 /// Reads one XML property list. Entities of a DTD are never expanded; CDATA counts as text.
 pub(super) fn read(text: &str, limits: Limits, mode: Text) -> Result<Value, WireError> {
+    Ok(read_showing(text, limits, mode, &[])?.0)
+}
+
+/// As [`read`]; but of the members of the outermost dictionary that are named in `shown`, arrays and dictionaries are left
+/// out, and given as JSON: see [`super::shown`].
+pub(super) fn read_showing(
+    text: &str,
+    limits: Limits,
+    mode: Text,
+    shown: &'static [&'static str],
+) -> Result<(Value, Vec<(&'static str, String)>), WireError> {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
     let mut reader = Reader::from_str(text);
     let config = reader.config_mut();
     config.expand_empty_elements = true;
     config.allow_dangling_amp = mode == Text::Lenient;
     let mut source = Source { reader, mode };
-    let mut builder = Builder::new(limits, mode);
+    let mut builder = Builder::new(limits, mode, shown);
+    let mut content = String::new();
     loop {
         match source.next()? {
             Event::Start(tag) => match Element::of(tag.local_name().as_ref()) {
                 Some(Element::Plist) => builder.plist().map_err(|problem| source.malformed(problem))?,
-                Some(Element::Array) => builder.open(Frame::Array(Vec::new()), &source)?,
-                Some(Element::Dict) => builder.open(Frame::Dict(Dictionary::new(), None), &source)?,
+                Some(Element::Array) => builder.open(Container::Array, &source)?,
+                Some(Element::Dict) => builder.open(Container::Dict, &source)?,
                 Some(Element::Key) => {
-                    let key = source.content()?;
-                    builder.key(key, &source)?;
+                    source.content(&mut content)?;
+                    builder.key(&content, &source)?;
                 }
                 Some(Element::Scalar(kind)) => {
-                    let content = source.content()?;
-                    let value = source.scalar(kind, content)?;
-                    builder.value(value, &source)?;
+                    source.content(&mut content)?;
+                    builder.scalar(kind, &content, &source)?;
                 }
                 None => {
                     let name = String::from_utf8_lossy(tag.local_name().as_ref()).chars().take(40).collect::<String>();
@@ -110,13 +122,13 @@ impl<'a> Source<'a> {
         WireError::Malformed { at: self.reader.buffer_position(), problem }
     }
 
-    /// The text up to the end of the element that was just opened.
-    fn content(&mut self) -> Result<String, WireError> {
-        let mut content = String::new();
+    /// The text up to the end of the element that was just opened, in place of what is in `content`.
+    fn content(&mut self, content: &mut String) -> Result<(), WireError> {
+        content.clear();
         loop {
             match self.next()? {
-                Event::Text(text) => self.push(&mut content, text.xml10_content())?,
-                Event::CData(text) => self.push(&mut content, text.xml10_content())?,
+                Event::Text(text) => self.push(content, text.xml10_content())?,
+                Event::CData(text) => self.push(content, text.xml10_content())?,
                 Event::GeneralRef(name) => {
                     let c = match name.resolve_char_ref() {
                         Ok(Some(c)) => Some(c),
@@ -133,7 +145,7 @@ impl<'a> Source<'a> {
                     }
                 }
                 Event::Start(_) => return Err(self.malformed("an element inside of a scalar")),
-                Event::End(_) => return Ok(content),
+                Event::End(_) => return Ok(()),
                 Event::Eof => return Err(self.malformed("it ends inside of an element")),
                 _ => {}
             }
@@ -152,19 +164,19 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    fn scalar(&self, kind: Scalar, content: String) -> Result<Value, WireError> {
+    fn scalar(&self, kind: Scalar, content: &str) -> Result<Value, WireError> {
         let (value, what) = match kind {
-            Scalar::String => return Ok(Value::String(content)),
+            Scalar::String => return Ok(Value::String(content.to_owned())),
             Scalar::True => return Ok(Value::Boolean(true)),
             Scalar::False => return Ok(Value::Boolean(false)),
-            Scalar::Data => (data(&content).map(Value::Data), "base64 data"),
-            Scalar::Date => (date::parse(&content).map(Value::Date), "date"),
-            Scalar::Integer => (integer(&content).map(Value::Integer), "integer"),
+            Scalar::Data => (data(content).map(Value::Data), "base64 data"),
+            Scalar::Date => (date::parse(content).map(Value::Date), "date"),
+            Scalar::Integer => (integer(content).map(Value::Integer), "integer"),
             Scalar::Real => (content.trim().parse().ok().map(Value::Real), "real number"),
         };
         match value {
             Some(value) => Ok(value),
-            None if self.mode == Text::Lenient => Ok(Value::String(content)),
+            None if self.mode == Text::Lenient => Ok(Value::String(content.to_owned())),
             None => Err(self.malformed(&format!("a {what} that is none"))),
         }
     }
@@ -192,10 +204,18 @@ fn integer(text: &str) -> Option<Integer> {
     text.parse::<i64>().map(Integer::from).or_else(|_| text.parse::<u64>().map(Integer::from)).ok()
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Array,
+    Dict,
+}
+
 enum Frame {
     Array(Vec<Value>),
     /// The members, and the key that waits for its value.
     Dict(Dictionary, Option<String>),
+    /// One that is written as JSON; whether a key waits for its value.
+    Shown(Container, bool),
 }
 
 /// Puts values together on a stack of its own, so that no input decides how deep the program's stack goes.
@@ -205,11 +225,25 @@ struct Builder {
     in_plist: bool,
     budget: Budget,
     mode: Text,
+    /// The members that are written as JSON.
+    names: &'static [&'static str],
+    /// The one that is being written.
+    current: Option<(&'static str, Shown)>,
+    shown: Vec<(&'static str, String)>,
 }
 
 impl Builder {
-    const fn new(limits: Limits, mode: Text) -> Self {
-        Self { frames: Vec::new(), root: None, in_plist: false, budget: Budget::new(limits), mode }
+    const fn new(limits: Limits, mode: Text, names: &'static [&'static str]) -> Self {
+        Self {
+            frames: Vec::new(),
+            root: None,
+            in_plist: false,
+            budget: Budget::new(limits),
+            mode,
+            names,
+            current: None,
+            shown: Vec::new(),
+        }
     }
 
     fn plist(&mut self) -> Result<(), &'static str> {
@@ -220,13 +254,29 @@ impl Builder {
         Ok(())
     }
 
-    fn open(&mut self, frame: Frame, source: &Source<'_>) -> Result<(), WireError> {
+    fn open(&mut self, container: Container, source: &Source<'_>) -> Result<(), WireError> {
         if self.frames.len() >= MAX_DEPTH {
             return Err(WireError::TooDeep);
         }
         self.expect_value(source)?;
-        self.frames.push(frame);
+        if self.current.is_none() {
+            self.current = self.begins_shown().map(|name| (name, Shown::default()));
+        }
+        self.frames.push(match (&mut self.current, container) {
+            (Some((_, shown)), container) => {
+                shown.open(container == Container::Array);
+                Frame::Shown(container, false)
+            }
+            (None, Container::Array) => Frame::Array(Vec::new()),
+            (None, Container::Dict) => Frame::Dict(Dictionary::new(), None),
+        });
         Ok(())
+    }
+
+    /// The name of the member that is written as JSON, if the value that comes now is one.
+    fn begins_shown(&self) -> Option<&'static str> {
+        let [Frame::Dict(_, Some(key))] = self.frames.as_slice() else { return None };
+        self.names.iter().copied().find(|name| name == key)
     }
 
     fn close(&mut self, source: &Source<'_>) -> Result<(), WireError> {
@@ -234,6 +284,13 @@ impl Builder {
             Some(Frame::Array(items)) => Value::Array(items),
             Some(Frame::Dict(members, None)) => Value::Dictionary(members),
             Some(Frame::Dict(members, Some(_))) if self.mode == Text::Lenient => Value::Dictionary(members),
+            Some(Frame::Shown(_, true)) if self.mode == Text::Strict => {
+                return Err(source.malformed("a key without a value"));
+            }
+            Some(Frame::Shown(container, _)) => {
+                self.close_shown(container);
+                return Ok(());
+            }
             Some(Frame::Dict(_, Some(_))) => return Err(source.malformed("a key without a value")),
             None => return Err(source.malformed("an end without a start")),
         };
@@ -241,28 +298,74 @@ impl Builder {
         Ok(())
     }
 
-    fn key(&mut self, key: String, source: &Source<'_>) -> Result<(), WireError> {
+    fn close_shown(&mut self, container: Container) {
+        let Some((name, shown)) = &mut self.current else { return };
+        shown.close(container == Container::Array);
+        if matches!(self.frames.last(), Some(Frame::Shown(..))) {
+            self.value_is_there();
+            return;
+        }
+        self.shown.push((*name, shown.take()));
+        self.current = None;
+        if let Some(Frame::Dict(_, key)) = self.frames.last_mut() {
+            *key = None;
+        }
+    }
+
+    fn key(&mut self, key: &str, source: &Source<'_>) -> Result<(), WireError> {
         self.budget.spend()?;
-        match self.frames.last_mut() {
-            Some(Frame::Dict(_, waiting @ None)) => *waiting = Some(key),
-            Some(Frame::Dict(_, waiting)) if self.mode == Text::Lenient => *waiting = Some(key),
-            Some(Frame::Dict(..)) => return Err(source.malformed("a key without a value")),
-            _ => return Err(source.malformed("a key outside of a dictionary")),
+        match (self.frames.last_mut(), &mut self.current) {
+            (Some(Frame::Shown(Container::Dict, waiting)), Some((_, shown))) => {
+                if *waiting && self.mode == Text::Strict {
+                    return Err(source.malformed("a key without a value"));
+                }
+                *waiting = true;
+                shown.key(key);
+                return Ok(());
+            }
+            (frame, _) => match frame {
+                Some(Frame::Dict(_, waiting @ None)) => *waiting = Some(key.to_owned()),
+                Some(Frame::Dict(_, waiting)) if self.mode == Text::Lenient => *waiting = Some(key.to_owned()),
+                Some(Frame::Dict(..)) => return Err(source.malformed("a key without a value")),
+                _ => return Err(source.malformed("a key outside of a dictionary")),
+            },
         }
         Ok(())
     }
 
-    fn value(&mut self, value: Value, source: &Source<'_>) -> Result<(), WireError> {
+    fn scalar(&mut self, kind: Scalar, content: &str, source: &Source<'_>) -> Result<(), WireError> {
+        if matches!(self.frames.last(), Some(Frame::Shown(..))) {
+            self.expect_value(source)?;
+            self.value_is_there();
+            let Some((_, shown)) = &mut self.current else { return Ok(()) };
+            // Strings are most of what there is, and are written without a copy.
+            if matches!(kind, Scalar::String) {
+                shown.string(content);
+            } else {
+                shown.value(&source.scalar(kind, content)?);
+            }
+            return Ok(());
+        }
+        let value = source.scalar(kind, content)?;
         self.expect_value(source)?;
         self.put(value);
         Ok(())
+    }
+
+    /// In a container that is written as JSON.
+    fn value_is_there(&mut self) {
+        if let Some(Frame::Shown(_, waiting)) = self.frames.last_mut() {
+            *waiting = false;
+        }
     }
 
     /// Whether a value may stand here; pays for it.
     fn expect_value(&mut self, source: &Source<'_>) -> Result<(), WireError> {
         self.budget.spend()?;
         match self.frames.last() {
-            Some(Frame::Dict(_, None)) => Err(source.malformed("a value without a key")),
+            Some(Frame::Dict(_, None) | Frame::Shown(Container::Dict, false)) => {
+                Err(source.malformed("a value without a key"))
+            }
             None if self.root.is_some() => Err(source.malformed("a second outermost value")),
             _ => Ok(()),
         }
@@ -276,14 +379,17 @@ impl Builder {
                     members.insert(key, value);
                 }
             }
+            // Such values are written, and never made.
+            Some(Frame::Shown(..)) => {}
             None => self.root = Some(value),
         }
     }
 
-    fn finish(self, source: &Source<'_>) -> Result<Value, WireError> {
+    fn finish(self, source: &Source<'_>) -> Result<(Value, Vec<(&'static str, String)>), WireError> {
         if !self.frames.is_empty() {
             return Err(source.malformed("it ends inside of an element"));
         }
-        self.root.ok_or_else(|| source.malformed("there is no value in it"))
+        let root = self.root.ok_or_else(|| source.malformed("there is no value in it"))?;
+        Ok((root, self.shown))
     }
 }

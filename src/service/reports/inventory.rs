@@ -8,6 +8,7 @@ use crate::model::{ReportStatus, Timestamp};
 use crate::protocol::json::to_json;
 use crate::protocol::name;
 use crate::protocol::report::Report;
+use crate::protocol::wire;
 use crate::store::{DeviceFacts, Enrollment, Write};
 
 /// Request types whose answer is kept, the member that holds it, and the kind that it is kept as.
@@ -35,14 +36,16 @@ impl Told {
         if report.status != ReportStatus::Acknowledged {
             return None;
         }
-        let known = KEPT
-            .iter()
-            .find_map(|(request_type, member, kind)| Some((request_type, member, kind, report.body.get(member)?)));
-        let (request_type, member, kind, value) = known?;
         // Inventory is read by everybody and lies open in the database; the report is sealed, and has it all.
-        let mut shown = to_json(value);
-        hide_secrets(&mut shown);
-        Some(Self { request_type, member, kind, json: shown.to_string() })
+        KEPT.iter().find_map(|(request_type, member, kind)| {
+            let list = report.lists.iter().find(|(name, _)| name == member).map(|(_, json)| json.clone());
+            let json = list.or_else(|| {
+                let mut shown = to_json(report.body.get(member)?);
+                hide_secrets(&mut shown);
+                Some(shown.to_string())
+            });
+            Some(Self { request_type, member, kind, json: json? })
+        })
     }
 }
 
@@ -58,8 +61,8 @@ pub(super) async fn take_over(
     if enrollment.parent_id.is_some() {
         return Ok(false);
     }
-    let Some(value) = body.get(told.member) else { return Ok(false) };
     tx.put_inventory(enrollment.device_id, told.kind, &told.json, now).await?;
+    let Some(value) = body.get(told.member) else { return Ok(false) };
     if let ("device_information", Value::Dictionary(answers)) = (told.kind, value) {
         tx.update_device(enrollment.device_id, &facts(answers), now).await?;
     }
@@ -85,18 +88,14 @@ fn facts(answers: &Dictionary) -> DeviceFacts {
     }
 }
 
-/// Parts of names under which devices tell secrets: push tokens, recovery keys, bypass and redemption codes.
-const SECRET_NAMES: &[&str] = &["Token", "RecoveryKey", "BypassCode", "RedemptionCode", "Password", "PIN"];
-
 /// Takes out what stands under a name of a secret. Flags and numbers stay: they only say that there is one.
 fn hide_secrets(value: &mut Json) {
     match value {
         Json::Object(members) => {
             for (name, value) in members {
-                let is_secret = SECRET_NAMES.iter().any(|secret| name.contains(secret));
                 match value {
                     Json::Bool(_) | Json::Number(_) | Json::Null => {}
-                    value if is_secret => *value = Json::from("[redacted]"),
+                    value if wire::is_secret(name) => *value = Json::from(wire::HIDDEN),
                     value => hide_secrets(value),
                 }
             }

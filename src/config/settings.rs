@@ -143,6 +143,9 @@ section! {
         request_timeout: Duration = Default("\"30s\""),
         /// How many connections are open at once at most.
         max_connections: u32 = Default("20000"),
+        /// How many messages are worked on at once at most, once they have been read: a device that comes when so many are
+        /// is told to come again (503, with `Retry-After`). A message that waits for the database counts.
+        max_requests: u32 = Default("4096"),
         /// The largest check-in message.
         max_checkin_size: Size = Default("\"1MiB\""),
         /// The largest report on a command; a list of certificates or of apps runs to hundreds of KiB.
@@ -187,6 +190,9 @@ section! {
         request_timeout: Duration = Default("\"30s\""),
         /// The largest request body, uploads of packages aside.
         max_body_size: Size = Default("\"8MiB\""),
+        /// How many requests to the API are worked on at once at most, uploads of packages aside: past that the answer is 503
+        /// with `Retry-After`. Health checks and metrics are answered in any case.
+        max_requests: u32 = Default("256"),
     }
 }
 

@@ -141,6 +141,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retry_after(Duration::from_secs(5))
     }
 
+    /// 503: as many requests as this server takes are being worked on.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        let detail = "so many requests are being worked on that this one was not begun; come again in a moment";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).retry_after(Duration::from_secs(1))
+    }
+
     /// Its code.
     #[must_use]
     pub const fn code(&self) -> &'static str {

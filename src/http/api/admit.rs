@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, CACHE_CONTROL};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::super::problem::Code;
@@ -23,8 +24,17 @@ const UNAVAILABLE: &str = "unavailable";
 
 /// What the check of every request needs.
 pub(super) struct Admission {
-    pub(super) app: App,
-    pub(super) metrics: Metrics,
+    app: App,
+    metrics: Metrics,
+    /// Of requests that are worked on at once.
+    places: Semaphore,
+}
+
+impl Admission {
+    pub(super) fn new(app: App, metrics: Metrics) -> Self {
+        let places = Semaphore::new(usize::try_from(app.settings.admin.max_requests).unwrap_or(Semaphore::MAX_PERMITS));
+        Self { app, metrics, places }
+    }
 }
 
 /// Lets a request through to its route: a valid token, and a role that suffices. The route finds the [`Caller`] in the
@@ -44,6 +54,7 @@ pub(super) async fn admit(State(admission): State<Arc<Admission>>, request: Requ
 
 async fn enter(admission: &Admission, mut request: Request, next: Next) -> Result<Response, Problem> {
     let app = &admission.app;
+    let place = admission.places.try_acquire().map_err(|_| Problem::overloaded())?;
     let token = token(app, request.headers()).await.map_err(Refused::into_problem)?;
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
     let Some(rule) = roles::rule_for(request.method(), &path) else {
@@ -71,7 +82,13 @@ async fn enter(admission: &Admission, mut request: Request, next: Next) -> Resul
         repeat: None,
     };
     request.extensions_mut().insert(Caller(actor));
-    let time = if rule.is_upload { Duration::MAX } else { patience(app) };
+    let (time, _place) = if rule.is_upload {
+        // As long as it takes; uploads have a bound of their own.
+        drop(place);
+        (Duration::MAX, None)
+    } else {
+        (patience(app), Some(place))
+    };
     timeout(time, next.run(request)).await.map_err(|_| {
         tracing::warn!(route = path, "the request took too long");
         fault::timed_out()

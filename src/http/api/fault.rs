@@ -76,6 +76,11 @@ pub const CODES: &[(&str, u16, &str)] = &[
     ("rate_limited", 429, "too many requests from this address; `Retry-After` says when to come again"),
     ("internal", 500, "a fault of the server; its log tells which, under the request id"),
     ("unavailable", 503, "something that the server needs (such as the database) is away for now; try again"),
+    (
+        "overloaded",
+        503,
+        "as many requests are being worked on as this server takes; `Retry-After` says when to come again",
+    ),
     ("timeout", 503, "the request took too long and was given up; look what is there before you repeat it"),
 ];
 

@@ -54,7 +54,7 @@ pub const DOCS: &str = "/api/docs";
 
 /// The API, its document and the reader.
 pub fn router(app: App, metrics: Metrics) -> Router {
-    let admission = admit::Admission { app: app.clone(), metrics };
+    let admission = admit::Admission::new(app.clone(), metrics);
     let (routes, _) = routes().split_for_parts();
     let routes = routes
         .method_not_allowed_fallback(method_not_allowed)

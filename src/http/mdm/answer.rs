@@ -8,7 +8,9 @@ use crate::protocol::unrecognized;
 use crate::service::Error;
 use crate::service::check_in::Answer;
 
-/// When a device may come again whose message was put off, in seconds.
+/// When a device may come again that the server could not serve, in seconds.
+const TROUBLE_WAIT: HeaderValue = HeaderValue::from_static("10");
+/// When a device may come again whose large message was put off, in seconds.
 const CROWDED_WAIT: HeaderValue = HeaderValue::from_static("30");
 /// What a removed device's user may read.
 const GONE: &str = "This device is no longer managed by this server.";
@@ -39,8 +41,19 @@ pub(super) fn refused(status: StatusCode, why: &str) -> Response {
 pub(super) fn crowded() -> Response {
     let why = "too many large messages at the same time; devices.body_memory bounds them";
     tracing::warn!(status = StatusCode::SERVICE_UNAVAILABLE.as_u16(), why, "a device's message was put off");
+    later(CROWDED_WAIT)
+}
+
+/// Too many messages are worked on at the same time: the device comes again.
+pub(super) fn overloaded() -> Response {
+    let why = "too many messages at the same time; devices.max_requests bounds them";
+    tracing::warn!(status = StatusCode::SERVICE_UNAVAILABLE.as_u16(), why, "a device's message was put off");
+    later(TROUBLE_WAIT)
+}
+
+fn later(wait: HeaderValue) -> Response {
     let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
-    response.headers_mut().insert(RETRY_AFTER, CROWDED_WAIT);
+    response.headers_mut().insert(RETRY_AFTER, wait);
     response
 }
 
@@ -82,7 +95,7 @@ fn trouble(status: StatusCode, why: &str) -> Response {
         why,
         "a device's message could not be handled"
     );
-    empty(status)
+    if status == StatusCode::SERVICE_UNAVAILABLE { later(TROUBLE_WAIT) } else { empty(status) }
 }
 
 fn empty(status: StatusCode) -> Response {

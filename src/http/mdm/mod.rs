@@ -17,6 +17,7 @@ use axum::response::Response;
 use axum::routing::put;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::identity::IdentityReader;
@@ -39,6 +40,8 @@ struct Edge {
     proxies: Arc<Proxies>,
     /// For the bodies that are large.
     memory: body::Budget,
+    /// Of messages that are worked on at once.
+    places: Arc<Semaphore>,
 }
 
 /// The routes for devices.
@@ -47,12 +50,15 @@ pub fn router(app: App, metrics: Metrics) -> Router {
     let identities = Arc::new(IdentityReader::new(proxy, metrics.clone()));
     let proxies = Arc::new(Proxies::from(proxy));
     let memory = body::Budget::new(app.settings.devices.body_memory.as_usize());
+    let places =
+        Arc::new(Semaphore::new(usize::try_from(app.settings.devices.max_requests).unwrap_or(Semaphore::MAX_PERMITS)));
     Router::new().route("/mdm", put(message)).route("/checkin", put(message)).with_state(Edge {
         app,
         metrics,
         identities,
         proxies,
         memory,
+        places,
     })
 }
 
@@ -91,6 +97,8 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     }
     let arrived = Arrived { presented, raw: raw.share(), address: client_address(&parts, &edge.proxies) };
 
+    // Only now: who sends its message byte by byte takes nobody's place. One more in line would make all of them late.
+    let Ok(_place) = edge.places.try_acquire() else { return answer::overloaded() };
     let time = edge.app.settings.devices.request_timeout;
     // Check-ins are rare and what is kept for one is large: on the heap, or it would be moved about with each poll.
     let work =

@@ -10,7 +10,7 @@ use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use muster::config::Settings;
 use muster::http::{Connection, Metrics};
@@ -53,6 +53,7 @@ impl Fixture for Edge {
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
+    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -201,7 +202,7 @@ impl Edge {
         let (parts, body) = response.into_parts();
         assert_ne!(parts.status, StatusCode::UNAUTHORIZED, "a device must never get 401");
         let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, body }
+        Answer { status: parts.status, headers: parts.headers, body }
     }
 
     /// Asks for something as an admin.

@@ -89,7 +89,12 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     {
         return failed(&error, &edge.metrics);
     }
-    let arrived = Arrived { presented, raw: raw.share(), address: client_address(&parts, &edge.proxies) };
+    let arrived = Arrived {
+        presented,
+        raw: raw.share(),
+        address: client_address(&parts, &edge.proxies),
+        query: parts.uri.query().map(str::to_owned),
+    };
 
     let time = edge.app.settings.devices.request_timeout;
     // Check-ins are rare and what is kept for one is large: on the heap, or it would be moved about with each poll.

@@ -17,7 +17,8 @@ both_fresh_databases! {
         assert!(table.contains("inventory") && table.contains("works") && !table.contains("hidden"), "{table}");
 
         made.run(&["webhook", "pause", id]).with(0);
-        assert!(made.run(&["webhook", "list"]).stdout.contains("paused 20"));
+        let table = made.run(&["webhook", "list"]).with(0).stdout;
+        assert!(table.contains("paused 20"), "{table}");
         assert!(made.run(&["webhook", "show", id]).with(0).stdout.contains("paused by"));
         made.run(&["webhook", "resume", id]).with(0);
         assert_eq!(made.run(&["webhook", "dead", id]).with(0).stdout, "no event was given up\n");

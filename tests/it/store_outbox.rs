@@ -52,11 +52,10 @@ async fn queue(db: &TestDb, phone: &Phone, webhook: WebhookId) -> EventId {
     event.id
 }
 
-async fn lease(db: &TestDb, store: &Store, webhook: WebhookId, lease: &Lease) -> Vec<DueLine> {
+async fn lease(store: &Store, webhook: WebhookId, lease: &Lease) -> Vec<DueLine> {
     let mut tx = store.begin_write().await.unwrap();
     let due = tx.lease_lines(webhook, lease, 10).await.unwrap();
     tx.commit().await.unwrap();
-    let _ = db;
     due
 }
 
@@ -134,27 +133,27 @@ both_databases! {
         let second = queue(&db, &phone, webhook).await;
         let asked = db.lease(MINUTE);
         assert!(db.read().await.is_line_due(webhook, &asked).await.unwrap());
-        let line = lease(&db, &db.store, webhook, &asked).await.remove(0);
+        let line = lease(&db.store, webhook, &asked).await.remove(0);
         assert_eq!((line.last, line.done, line.attempts), (2, 0, 0));
         assert!(!db.read().await.is_line_due(webhook, &asked).await.unwrap());
-        assert!(lease(&db, &db.store, webhook, &asked).await.is_empty());
+        assert!(lease(&db.store, webhook, &asked).await.is_empty());
 
         // One was sent, the other is put off.
         let later = db.now().plus(MINUTE);
         assert!(settle(&db, &line, 1, None, later).await);
         assert_eq!(waiting(&db, phone.device, webhook).await, [(2, second)]);
-        assert!(lease(&db, &db.store, webhook, &asked).await.is_empty(), "not due yet");
+        assert!(lease(&db.store, webhook, &asked).await.is_empty(), "not due yet");
         assert!(!settle(&db, &line, 2, None, later).await, "it holds no lease any more");
         db.clock.advance(MINUTE);
-        let line = lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.remove(0);
+        let line = lease(&db.store, webhook, &db.lease(MINUTE)).await.remove(0);
 
         // What comes meanwhile stays due.
         let third = queue(&db, &phone, webhook).await;
         assert!(settle(&db, &line, 2, None, db.now()).await);
         assert_eq!(waiting(&db, phone.device, webhook).await, [(3, third)]);
-        let line = lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.remove(0);
+        let line = lease(&db.store, webhook, &db.lease(MINUTE)).await.remove(0);
         assert!(settle(&db, &line, 3, None, db.now()).await);
-        assert!(lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.is_empty());
+        assert!(lease(&db.store, webhook, &db.lease(MINUTE)).await.is_empty());
         assert_eq!(db.read().await.waiting_for(webhook).await.unwrap(), (0, None));
         assert!(db.read().await.waiting_events().await.unwrap().is_empty());
         assert_eq!(queue(&db, &phone, webhook).await, waiting(&db, phone.device, webhook).await[0].1);
@@ -166,7 +165,7 @@ both_databases! {
         let webhook = webhook(&db).await;
         let phone = Phone::enrolled(&db, "A").await;
         queue(&db, &phone, webhook).await;
-        let line = lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.remove(0);
+        let line = lease(&db.store, webhook, &db.lease(MINUTE)).await.remove(0);
         let other = db.second_process().await;
         let event = event(&db, &phone, webhook);
         let mut tx = other.begin_write().await.unwrap();
@@ -179,7 +178,7 @@ both_databases! {
         tx.commit().await.unwrap();
         assert!(settling.await.unwrap());
         assert_eq!(waiting(&db, phone.device, webhook).await, [(2, event.id)]);
-        assert_eq!(lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.len(), 1);
+        assert_eq!(lease(&db.store, webhook, &db.lease(MINUTE)).await.len(), 1);
         other.close().await;
     }
 
@@ -191,12 +190,12 @@ both_databases! {
         let mut tx = db.write().await;
         tx.see_process(gone.holder, db.now()).await.unwrap();
         tx.commit().await.unwrap();
-        let line = lease(&db, &db.store, webhook, &gone).await.remove(0);
+        let line = lease(&db.store, webhook, &gone).await.remove(0);
         db.clock.advance(ALIVE);
-        assert!(lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.is_empty());
+        assert!(lease(&db.store, webhook, &db.lease(MINUTE)).await.is_empty());
         db.clock.advance(Duration::from_secs(1));
         assert!(db.read().await.is_line_due(webhook, &db.lease(MINUTE)).await.unwrap());
-        assert_eq!(lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.len(), 1);
+        assert_eq!(lease(&db.store, webhook, &db.lease(MINUTE)).await.len(), 1);
         assert!(!settle(&db, &line, 1, None, db.now()).await);
         assert_eq!(waiting(&db, phone.device, webhook).await.len(), 1);
     }
@@ -211,7 +210,7 @@ both_databases! {
         let worker = async |store: &Store| {
             let mut mine = Vec::new();
             loop {
-                match lease(&db, store, webhook, &asked).await {
+                match lease(store, webhook, &asked).await {
                     batch if batch.is_empty() => break mine,
                     batch => mine.extend(batch.into_iter().map(|line| line.device_id)),
                 }
@@ -232,7 +231,7 @@ both_databases! {
         let phone = Phone::enrolled(&db, "A").await;
         let first = queue(&db, &phone, webhook).await;
         let second = queue(&db, &phone, webhook).await;
-        let line = lease(&db, &db.store, webhook, &db.lease(MINUTE)).await.remove(0);
+        let line = lease(&db.store, webhook, &db.lease(MINUTE)).await.remove(0);
         assert!(settle(&db, &line, 0, Some((1, 50, "it answered 500")), db.now()).await);
         assert_eq!(waiting(&db, phone.device, webhook).await, [(2, second)]);
         assert_eq!(db.read().await.waiting_for(webhook).await.unwrap().0, 1);
@@ -260,7 +259,7 @@ both_databases! {
         for id in [webhook, other] {
             queue(&db, &phone, id).await;
             queue(&db, &phone, id).await;
-            let line = lease(&db, &db.store, id, &db.lease(MINUTE)).await.remove(0);
+            let line = lease(&db.store, id, &db.lease(MINUTE)).await.remove(0);
             assert!(settle(&db, &line, 0, Some((1, 1, "no")), db.now()).await);
         }
         let mut tx = db.write().await;

@@ -172,7 +172,7 @@ async fn send_line(app: App, webhook: Arc<Webhook>, line: DueLine, stop: Cancell
                 progress.attempts = 0;
             }
             Verdict::Gone => {
-                self::pause_webhook(&app, webhook.id, "the receiver answered 410 (Gone)").await?;
+                pause_webhook(&app, webhook.id, "the receiver answered 410 (Gone)").await?;
                 progress.due_at = app.clock.now();
                 break;
             }

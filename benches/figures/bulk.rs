@@ -56,6 +56,8 @@ const TABLES: &[Table] = &[
     table("identities", &[("enrollment_id", Own::Enrollment), ("sha256", Own::Pin)]),
     table("check_ins", &[("enrollment_id", Own::Enrollment)]),
     table("wakes", &[("enrollment_id", Own::Enrollment)]),
+    table("webhook_lines", &[("device_id", Own::Device)]),
+    table("webhook_events", &[("device_id", Own::Device), ("enrollment_id", Own::Enrollment)]),
     of_commands("commands", &[("id", Own::Command)]),
     of_commands(
         "deliveries",

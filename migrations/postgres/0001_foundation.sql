@@ -463,6 +463,73 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_subject ON audit (subject, id);
 
+-- Addresses that are told of what devices send. Those that were removed stay until what waits for them is taken away.
+CREATE TABLE webhooks (
+    id              UUID    NOT NULL PRIMARY KEY,
+    name            TEXT    NOT NULL,
+    url             TEXT    NOT NULL,
+    -- 'nanomdm' or 'cloudevents'.
+    form            TEXT    NOT NULL,
+    -- What messages are signed with.
+    secret_sealed   BYTEA,
+    -- A JSON array of the topics that it is told of; an empty one for all.
+    topics          TEXT    NOT NULL,
+    -- Whether it is told of idle polls, which are never written down.
+    idle            BOOLEAN NOT NULL,
+    -- Whether the device's message rides along as it came.
+    raw             BOOLEAN NOT NULL,
+    revision        BIGINT  NOT NULL,
+    -- Since when nothing is sent, and why; what is to be sent waits.
+    paused_at       BIGINT,
+    paused_reason   TEXT,
+    created_at      BIGINT  NOT NULL,
+    created_by      TEXT    NOT NULL,
+    updated_at      BIGINT  NOT NULL,
+    removed_at      BIGINT
+);
+
+-- What waits to be sent, in order: one line for each device and webhook, which is leased as a whole. Its lock orders those
+-- that write to it at the same time.
+CREATE TABLE webhook_lines (
+    device_id       UUID    NOT NULL,
+    webhook_id      UUID    NOT NULL,
+    -- The number of the newest event, and of the last that was sent or given up.
+    last            BIGINT  NOT NULL,
+    done            BIGINT  NOT NULL,
+    -- NULL: nothing waits.
+    due_at          BIGINT,
+    waiting_since   BIGINT,
+    -- Of the first event that waits.
+    attempts        BIGINT  NOT NULL,
+    leased_until    BIGINT,
+    leased_by       UUID,
+    PRIMARY KEY (device_id, webhook_id)
+);
+CREATE INDEX webhook_lines_due ON webhook_lines (webhook_id, due_at) WHERE due_at IS NOT NULL;
+
+-- The events that wait, and those that were given up; what was sent goes.
+CREATE TABLE webhook_events (
+    device_id       UUID    NOT NULL,
+    webhook_id      UUID    NOT NULL,
+    number          BIGINT  NOT NULL,
+    -- Stays the same however often it is sent.
+    id              UUID    NOT NULL,
+    enrollment_id   UUID    NOT NULL,
+    topic           TEXT    NOT NULL,
+    -- Of a TokenUpdate: which one of its enrollment it is.
+    token_tally     BIGINT,
+    -- What the message says, and the message itself where it rides along.
+    content_sealed  BYTEA   NOT NULL,
+    created_at      BIGINT  NOT NULL,
+    -- Since when it is tried: later than that for one that is sent again after it was given up.
+    queued_at       BIGINT  NOT NULL,
+    dead_at         BIGINT,
+    attempts        BIGINT,
+    error           TEXT,
+    PRIMARY KEY (device_id, webhook_id, number)
+);
+CREATE INDEX webhook_events_dead ON webhook_events (webhook_id, id) WHERE dead_at IS NOT NULL;
+
 -- Answers kept for a repeated request with the same Idempotency-Key.
 CREATE TABLE idempotency (
     token_id        UUID    NOT NULL,

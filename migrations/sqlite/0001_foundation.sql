@@ -460,6 +460,73 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_by_subject ON audit (subject, id);
 
+-- Addresses that are told of what devices send. Those that were removed stay until what waits for them is taken away.
+CREATE TABLE webhooks (
+    id              BLOB    NOT NULL PRIMARY KEY,
+    name            TEXT    NOT NULL,
+    url             TEXT    NOT NULL,
+    -- 'nanomdm' or 'cloudevents'.
+    form            TEXT    NOT NULL,
+    -- What messages are signed with.
+    secret_sealed   BLOB,
+    -- A JSON array of the topics that it is told of; an empty one for all.
+    topics          TEXT    NOT NULL,
+    -- Whether it is told of idle polls, which are never written down.
+    idle            INTEGER NOT NULL,
+    -- Whether the device's message rides along as it came.
+    raw             INTEGER NOT NULL,
+    revision        INTEGER NOT NULL,
+    -- Since when nothing is sent, and why; what is to be sent waits.
+    paused_at       INTEGER,
+    paused_reason   TEXT,
+    created_at      INTEGER NOT NULL,
+    created_by      TEXT    NOT NULL,
+    updated_at      INTEGER NOT NULL,
+    removed_at      INTEGER
+) STRICT;
+
+-- What waits to be sent, in order: one line for each device and webhook, which is leased as a whole. Its lock orders those
+-- that write to it at the same time.
+CREATE TABLE webhook_lines (
+    device_id       BLOB    NOT NULL,
+    webhook_id      BLOB    NOT NULL,
+    -- The number of the newest event, and of the last that was sent or given up.
+    last            INTEGER NOT NULL,
+    done            INTEGER NOT NULL,
+    -- NULL: nothing waits.
+    due_at          INTEGER,
+    waiting_since   INTEGER,
+    -- Of the first event that waits.
+    attempts        INTEGER NOT NULL,
+    leased_until    INTEGER,
+    leased_by       BLOB,
+    PRIMARY KEY (device_id, webhook_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX webhook_lines_due ON webhook_lines (webhook_id, due_at) WHERE due_at IS NOT NULL;
+
+-- The events that wait, and those that were given up; what was sent goes.
+CREATE TABLE webhook_events (
+    device_id       BLOB    NOT NULL,
+    webhook_id      BLOB    NOT NULL,
+    number          INTEGER NOT NULL,
+    -- Stays the same however often it is sent.
+    id              BLOB    NOT NULL,
+    enrollment_id   BLOB    NOT NULL,
+    topic           TEXT    NOT NULL,
+    -- Of a TokenUpdate: which one of its enrollment it is.
+    token_tally     INTEGER,
+    -- What the message says, and the message itself where it rides along.
+    content_sealed  BLOB    NOT NULL,
+    created_at      INTEGER NOT NULL,
+    -- Since when it is tried: later than that for one that is sent again after it was given up.
+    queued_at       INTEGER NOT NULL,
+    dead_at         INTEGER,
+    attempts        INTEGER,
+    error           TEXT,
+    PRIMARY KEY (device_id, webhook_id, number)
+) STRICT;
+CREATE INDEX webhook_events_dead ON webhook_events (webhook_id, id) WHERE dead_at IS NOT NULL;
+
 -- Answers kept for a repeated request with the same Idempotency-Key.
 CREATE TABLE idempotency (
     token_id        BLOB    NOT NULL,

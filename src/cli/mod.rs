@@ -26,6 +26,7 @@ mod system;
 mod table;
 mod telemetry;
 mod token;
+mod webhook;
 
 use std::ffi::OsString;
 use std::fs;
@@ -70,6 +71,8 @@ enum Command {
     Restore(restore::Arguments),
     /// List, release and cancel what is held since the database was restored.
     Held(held::Arguments),
+    /// Make, list, try and remove webhooks, and send again what they did not take.
+    Webhook(webhook::Arguments),
     /// Take the fleet of another server over.
     #[command(subcommand)]
     Import(import::Command),
@@ -104,6 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Held(arguments) => held::run(&arguments),
+        Command::Webhook(arguments) => webhook::run(&arguments),
         Command::Import(command) => import::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::RotateKey(arguments) => rotate_key::run(&arguments),

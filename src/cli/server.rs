@@ -26,7 +26,7 @@ use crate::pki::Identity;
 use crate::pki::identity::rustls_certificate;
 use crate::service::retention::Pruned;
 use crate::service::{App, authorities};
-use crate::worker;
+use crate::worker::{self, WebhookNews};
 
 /// How often certificates are looked at: those from files, and the own one, which another process may have renewed.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
@@ -60,6 +60,8 @@ impl Server {
         app.store.migrate().await?;
         authorities::ensure(&app).await?;
         app.reload_trust().await?;
+        // Before the first message is taken: what nobody knows of is told to nobody.
+        app.reload_webhooks().await?;
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let settings = &app.settings;
 
@@ -143,20 +145,7 @@ impl Server {
         if let Some(tls) = device_tls {
             background.push(tokio::spawn(keep_trust(app.clone(), tls, shutdown.clone())));
         }
-        let (counters, pruned) = (metrics.clone(), metrics.clone());
-        let workers = tokio::spawn(worker::run(
-            app.clone(),
-            shutdown.stopping().clone(),
-            Arc::new(move |result| counters.pushed(result)),
-            Arc::new(move |bit: &Pruned| {
-                pruned.pruned(&[
-                    ("reports", bit.reports),
-                    ("deliveries", bit.deliveries),
-                    ("commands", bit.commands),
-                    ("audit", bit.audit),
-                ]);
-            }),
-        ));
+        let workers = tokio::spawn(worker::run(app.clone(), shutdown.stopping().clone(), observers(&metrics)));
 
         let serving = web::serve(listeners, shutdown.clone(), metrics.clone());
         let running = tokio::spawn(async move {
@@ -176,6 +165,27 @@ impl Server {
     /// Waits until it has stopped. Returns how many connections were dropped.
     pub async fn stopped(self) -> usize {
         self.running.await.unwrap_or_default()
+    }
+}
+
+/// What the workers do, as the metrics count it.
+fn observers(metrics: &Metrics) -> worker::Observers {
+    let (counters, pruned, webhooks) = (metrics.clone(), metrics.clone(), metrics.clone());
+    worker::Observers {
+        pushed: Arc::new(move |result| counters.pushed(result)),
+        pruned: Arc::new(move |bit: &Pruned| {
+            pruned.pruned(&[
+                ("reports", bit.reports),
+                ("deliveries", bit.deliveries),
+                ("commands", bit.commands),
+                ("audit", bit.audit),
+                ("dead_events", bit.dead_events),
+            ]);
+        }),
+        webhooks: Arc::new(move |news: &WebhookNews| match news {
+            WebhookNews::Ended(result, count) => webhooks.webhook_events_ended(result, *count),
+            WebhookNews::Waiting(waiting) => webhooks.webhook_events_wait(waiting.count, waiting.oldest),
+        }),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::service::tokens::{self, NewToken};
 use crate::service::{Actor, App};
 use crate::store::TokenRow;
 
-/// Longest name of a token, in characters.
+/// Longest name, in characters.
 const MAX_NAME: usize = 200;
 /// How many tokens are read at once.
 const PAGE: i64 = 500;
@@ -149,7 +149,8 @@ fn as_json(rows: &[TokenRow]) -> String {
     text
 }
 
-fn name(text: &str) -> Result<String, String> {
+/// What something that is made is called.
+pub(super) fn name(text: &str) -> Result<String, String> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > MAX_NAME || text.chars().any(char::is_control) {
         return Err(format!("expected 1 to {MAX_NAME} characters, such as \"alice\" or \"inventory script\""));

@@ -44,6 +44,9 @@ fn ranges(settings: &Settings, reader: &mut Reader) {
     reader.within("scep.requests_per_minute", settings.scep.requests_per_minute, 1..=1_000_000, number);
     reader.within("enrollment.requests_per_minute", settings.enrollment.requests_per_minute, 1..=1_000_000, number);
     reader.within("compat.max_destructive_targets", settings.compat.max_destructive_targets, 1..=10_000, number);
+    reader.within("hooks.max_attempts", settings.hooks.max_attempts, 1..=10_000, number);
+    reader.within("hooks.concurrency", settings.hooks.concurrency, 1..=64, number);
+    reader.within("hooks.max_waiting", settings.hooks.max_waiting, 1..=100_000_000, number);
     reader.within("push.concurrency", settings.push.concurrency, 1..=10_000, number);
     reader.within("enrollment.access_rights", settings.enrollment.access_rights, 1..=8191, number);
     for (key, value) in [
@@ -60,11 +63,13 @@ fn ranges(settings: &Settings, reader: &mut Reader) {
     reader.within("scep.challenge_lifetime", settings.scep.challenge_lifetime, SECOND * 60..=DAY * 30, duration);
     reader.within("scep.certificate_lifetime", settings.scep.certificate_lifetime, DAY..=DAY * 1825, duration);
     reader.within("push.sync_interval", settings.push.sync_interval, SECOND * 60..=DAY * 7, duration);
+    reader.within("hooks.retry_for", settings.hooks.retry_for, SECOND * 60..=DAY * 30, duration);
     reader.within("push.expiration", settings.push.expiration, HOUR..=DAY * 30, duration);
     for (key, keep) in [
         ("retention.commands", settings.retention.commands),
         ("retention.reports", settings.retention.reports),
         ("retention.audit", settings.retention.audit),
+        ("retention.dead_events", settings.retention.dead_events),
     ] {
         if let Keep::For(span) = keep {
             reader.within(key, span, HOUR..=DAY * 36_500, duration);

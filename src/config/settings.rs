@@ -324,6 +324,8 @@ section! {
         reports: Keep = Default("\"90d\""),
         /// The audit log.
         audit: Keep = Default("\"forever\""),
+        /// What a webhook was to be told and did not take.
+        dead_events: Keep = Default("\"30d\""),
     }
 }
 
@@ -354,6 +356,16 @@ section! {
         /// as `["hooks.internal.example.org", "10.1.2.3", "fd00::/8"]`. A host that is named may have any address. Public
         /// addresses need no entry.
         allow: Vec<Peer> = Default("[]"),
+        /// How long a webhook is told of an event that it does not take, at ever longer intervals (an hour at most). Then the
+        /// event is given up: it stays for a while (`retention.dead_events`), and can be sent again.
+        retry_for: Duration = Default("\"24h\""),
+        /// After so many attempts it is given up, however short they were.
+        max_attempts: u32 = Default("50"),
+        /// How many devices' events are under way to one webhook at the same time.
+        concurrency: u32 = Default("16"),
+        /// How many events may wait for one webhook, about. While more do, it is told of nothing new, so that a receiver that
+        /// is away does not fill the database.
+        max_waiting: u32 = Default("100000"),
     }
 }
 

@@ -55,7 +55,10 @@ documented! {
     "muster_proxy_headers_ignored_total" [] "Client certificate headers that did not come from a trusted proxy"
     "muster_sha1_signatures_total" [] "Requests accepted although they were signed with SHA-1"
     "muster_rate_limited_total" ["limit"] "Requests refused because their address made too many"
-    "muster_pruned_total" ["what"] "Rows that were older than they are kept: deliveries (with all that belongs to them), commands, reports, and rows of the audit log"
+    "muster_pruned_total" ["what"] "Rows that were older than they are kept: deliveries (with all that belongs to them), commands, reports, rows of the audit log, and events that webhooks did not take (`dead_events`)"
+    "muster_webhook_events_total" ["result"] "Events for webhooks, by what became of them: `delivered`; `failed`, which are tried again; `dead`, which were given up; `dropped`, since too much waited; and of polls `idle_delivered`, `idle_failed`, `idle_dropped`"
+    "muster_webhook_events_waiting" [] "Events that wait for webhooks, as counted every 15 seconds; the same on each server"
+    "muster_webhook_oldest_waiting_seconds" [] "How long the oldest of them has waited"
     "muster_database_errors_total" ["kind"] "Database operations that failed"
     "muster_panics_total" [] "Requests that ended in a fault of the program"
 }
@@ -85,6 +88,9 @@ struct Inner {
     sha1_signatures: Counter,
     rate_limited: Family<Labels<1>, Counter>,
     pruned: Family<Labels<1>, Counter>,
+    webhook_events: Family<Labels<1>, Counter>,
+    webhook_waiting: Gauge,
+    webhook_oldest: Gauge,
     database_errors: Family<Labels<1>, Counter>,
     panics: Counter,
 }
@@ -117,6 +123,9 @@ impl Metrics {
             sha1_signatures: register(&mut r, "muster_sha1_signatures_total", Counter::default()),
             rate_limited: register(&mut r, "muster_rate_limited_total", Family::default()),
             pruned: register(&mut r, "muster_pruned_total", Family::default()),
+            webhook_events: register(&mut r, "muster_webhook_events_total", Family::default()),
+            webhook_waiting: register(&mut r, "muster_webhook_events_waiting", Gauge::default()),
+            webhook_oldest: register(&mut r, "muster_webhook_oldest_waiting_seconds", Gauge::default()),
             database_errors: register(&mut r, "muster_database_errors_total", Family::default()),
             panics: register(&mut r, "muster_panics_total", Counter::default()),
             registry: r,
@@ -205,6 +214,17 @@ impl Metrics {
         }
     }
 
+    /// So many events for webhooks came to this result.
+    pub fn webhook_events_ended(&self, result: &'static str, count: u64) {
+        self.0.webhook_events.get_or_create(&[("result", result.into())]).inc_by(count);
+    }
+
+    /// So many events wait for webhooks, the oldest so long.
+    pub fn webhook_events_wait(&self, count: i64, oldest: Duration) {
+        self.0.webhook_waiting.set(count);
+        self.0.webhook_oldest.set(i64::try_from(oldest.as_secs()).unwrap_or(i64::MAX));
+    }
+
     /// A database operation failed, for instance `unavailable` or `full`.
     pub fn database_failed(&self, kind: &'static str) {
         self.0.database_errors.get_or_create(&[("kind", kind.into())]).inc();
@@ -279,6 +299,8 @@ mod tests {
         metrics.sha1_signature_accepted();
         metrics.rate_limited("scep");
         metrics.pruned(&[("reports", 3), ("audit", 0)]);
+        metrics.webhook_events_ended("delivered", 2);
+        metrics.webhook_events_wait(3, Duration::from_secs(60));
         metrics.database_failed("unavailable");
         metrics.panicked();
 

@@ -78,6 +78,10 @@ ids! {
     JobId,
     /// A server process, from its start to its end.
     ProcessId,
+    /// A webhook: an address that is told of what devices send.
+    WebhookId,
+    /// Something that webhooks are told of; the same however often it is sent.
+    EventId,
 }
 
 #[cfg(test)]

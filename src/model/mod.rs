@@ -12,16 +12,18 @@ mod random;
 mod role;
 mod secret;
 mod timestamp;
+mod webhook;
 
 pub use clock::{Clock, ManualClock};
 pub use command::{DeliveryState, ReportStatus, Resend, Transition};
 pub use digest::{Sha256, Sha256Pieces};
 pub use enrollment::{AppleId, EnrollmentKind, Platform, SHARED_IPAD_USER};
 pub use id::{
-    AppId, AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, JobId, LinkId, PackageId, ProcessId,
-    ProfileId, PushRequestId, ReportId, TokenId,
+    AppId, AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, EventId, JobId, LinkId, PackageId, ProcessId,
+    ProfileId, PushRequestId, ReportId, TokenId, WebhookId,
 };
 pub use random::{Randomness, SeededRandomness};
 pub use role::Role;
 pub use secret::Secret;
 pub use timestamp::Timestamp;
+pub use webhook::WebhookForm;

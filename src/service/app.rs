@@ -9,7 +9,8 @@ use super::device_identity::VerifiedCertificates;
 use super::seen::Seen;
 use super::trust::Trust;
 use super::wakes::PushIdentities;
-use super::{Error, apps};
+use super::webhooks::Outbox;
+use super::{Error, apps, webhooks};
 use crate::config::Settings;
 use crate::model::{Clock, ProcessId, Randomness, Secret};
 use crate::pki::vault::Vault;
@@ -51,6 +52,8 @@ pub struct State {
     pub pusher: Arc<dyn Pusher>,
     /// Calls hooks.
     pub hooks: Hooks,
+    /// Tells webhooks: a client of its own, so that receivers which hang take no place from hooks that devices wait for.
+    pub receivers: Hooks,
     /// This process, which leases are in the name of.
     pub process: ProcessId,
     /// Wakes the workers of this process.
@@ -64,6 +67,7 @@ pub struct State {
     pub(super) seen: Seen,
     pub(super) push_identities: PushIdentities,
     pub(super) opened_authorities: OpenedAuthorities,
+    pub(super) outbox: Outbox,
 }
 
 /// Tells the workers of this process that there is something to do, after the commit that made it. Nothing depends on
@@ -74,6 +78,10 @@ pub struct Signals {
     pub push: Notify,
     /// A job is due.
     pub jobs: Notify,
+    /// Something waits for a webhook.
+    pub webhooks: Notify,
+    /// A poll waits for one.
+    pub polled: Notify,
     /// Pushes of this process have ended and are written down.
     pub pushed: Notify,
 }
@@ -82,12 +90,14 @@ impl App {
     /// Puts the parts together. Reads nothing: call [`App::reload_trust`] before serving devices.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let hooks = Hooks::new(&parts.settings.hooks.allow, Arc::clone(&parts.clock));
+        let client = || Hooks::new(&parts.settings.hooks.allow, Arc::clone(&parts.clock));
+        let (hooks, receivers) = (client(), client().at_once(webhooks::places(&parts.settings)));
         let process = ProcessId::new(parts.clock.now(), &*parts.random);
         Self(Arc::new(State {
             process,
             store: parts.store,
             hooks,
+            receivers,
             settings: parts.settings,
             clock: parts.clock,
             random: parts.random,
@@ -100,6 +110,7 @@ impl App {
             seen: Seen::default(),
             push_identities: PushIdentities::default(),
             opened_authorities: OpenedAuthorities::default(),
+            outbox: Outbox::default(),
         }))
     }
 

@@ -44,6 +44,8 @@ pub struct Arrived {
     pub raw: Bytes,
     /// The address that it came from, for the audit log.
     pub address: IpAddr,
+    /// The query of the URL that it came by, for webhooks.
+    pub query: Option<String>,
 }
 
 /// Handles a check-in message.

@@ -35,6 +35,7 @@ pub mod signing;
 pub mod terms;
 pub mod tokens;
 pub mod wakes;
+pub mod webhooks;
 
 pub use actor::{Actor, ActorKind};
 pub use app::{App, Parts, Signals};

@@ -12,6 +12,7 @@ use super::audit::Subject;
 use super::check_in::Arrived;
 use super::deliveries::{self, End, step, void_open};
 use super::device_identity::require_pin;
+use super::webhooks::{self, Telling};
 use super::{Actor, App, Error, renewal};
 use crate::model::{CommandId, DeliveryState, EnrollmentId, ReportId, ReportStatus, Secret, Timestamp, Transition};
 use crate::protocol::Sender;
@@ -90,6 +91,7 @@ struct Heeded {
     now: Timestamp,
     /// None for an Idle, of which nothing is kept.
     kept: Option<Kept>,
+    telling: Option<Telling>,
 }
 
 struct Kept {
@@ -121,6 +123,7 @@ pub async fn handle(app: &App, arrived: Arrived, report: Report) -> Result<Reply
     }
     if poll.pinned && !poll.has_work {
         app.seen.enrollment(poll.id, now);
+        webhooks::polled(app, poll.id, &arrived, heard.sender());
         return Ok(Reply { command: None, about: About::Idle });
     }
     // On the heap: what is kept while a report is recorded is large, and would be moved about with each idle poll.
@@ -147,9 +150,14 @@ fn unknown() -> Error {
 async fn work(app: &App, arrived: Arrived, heard: Heard, now: Timestamp) -> Result<Reply, Error> {
     let kept = if heard.is_idle() { None } else { Some(keep(app, &arrived, &heard, now)?) };
     let keys = vec![Key::of(heard.sender().apple_id.device_channel())];
-    let heeded = Arc::new(Heeded { arrived, heard, now, kept });
+    let telling = match &heard {
+        Heard::Read(report) if report.status != ReportStatus::Idle => webhooks::of_report(app, &arrived, report)?,
+        // What could not be read is told to nobody else, and polls are told of when they are answered.
+        _ => None,
+    };
+    let heeded = Arc::new(Heeded { arrived, heard, now, kept, telling });
     let (reply, id) = {
-        let app = app.clone();
+        let (app, heeded) = (app.clone(), Arc::clone(&heeded));
         let store = app.store.clone();
         let work = move |tx| {
             let (app, heeded) = (app.clone(), Arc::clone(&heeded));
@@ -158,6 +166,10 @@ async fn work(app: &App, arrived: Arrived, heard: Heard, now: Timestamp) -> Resu
         store.together(keys, work).await?
     };
     app.seen.enrollment(id, now);
+    webhooks::told(app, heeded.telling.as_ref());
+    if heeded.heard.is_idle() {
+        webhooks::polled(app, id, &heeded.arrived, heeded.heard.sender());
+    }
     Ok(reply)
 }
 
@@ -194,6 +206,10 @@ async fn within(app: &App, mut tx: Write, heeded: &Heeded) -> Result<(Reply, Enr
     } else {
         None
     };
+    if let Some(telling) = &heeded.telling {
+        let is_old = matches!(about, About::Repeated | About::Unknown);
+        telling.write(&mut tx, (enrollment.device_id, enrollment.id), None, is_old).await?;
+    }
     tx.commit().await?;
     Ok((Reply { command, about }, enrollment.id))
 }

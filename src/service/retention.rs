@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{App, Error};
+use super::{App, Error, webhooks};
 use crate::config::Keep;
 use crate::model::Timestamp;
 
@@ -32,6 +32,8 @@ pub struct Pruned {
     pub commands: u64,
     /// Rows of the audit log.
     pub audit: u64,
+    /// Events that webhooks did not take.
+    pub dead_events: u64,
 }
 
 /// One walk through all that may be old.
@@ -48,6 +50,7 @@ enum Stage {
     /// Commands for all that nobody got: after the one with this number.
     ForAll(i64),
     Audit,
+    DeadEvents,
     Done,
 }
 
@@ -62,7 +65,8 @@ pub async fn next_batch(app: &App, sweep: &mut Sweep) -> Result<Option<Pruned>, 
             Stage::Reports => (retention.reports, Stage::Deliveries),
             Stage::Deliveries => (retention.commands, Stage::ForAll(0)),
             Stage::ForAll(_) => (retention.commands, Stage::Audit),
-            Stage::Audit => (retention.audit, Stage::Done),
+            Stage::Audit => (retention.audit, Stage::DeadEvents),
+            Stage::DeadEvents => (retention.dead_events, Stage::Done),
             Stage::Done => return Ok(None),
         };
         let Some(before) = end_of(keep, now) else {
@@ -74,6 +78,10 @@ pub async fn next_batch(app: &App, sweep: &mut Sweep) -> Result<Option<Pruned>, 
             Stage::Deliveries => deliveries(app, before).await?,
             Stage::ForAll(after) => for_all(app, before, after).await?,
             Stage::Audit => audit(app, before).await?,
+            Stage::DeadEvents => {
+                let dead_events = webhooks::prune_dead(app, before).await?;
+                (dead_events > 0).then(|| Pruned { dead_events, ..Pruned::default() })
+            }
             Stage::Done => None,
         };
         match pruned {

@@ -6,8 +6,9 @@ use super::audit::Subject;
 use super::{Actor, App, Error};
 use super::{
     authorities, check_in, compat, deliveries, idempotency, profiles, push_certificates, reports, signing, wakes,
+    webhooks,
 };
-use crate::model::{CaId, CommandId, ProfileId, PushRequestId};
+use crate::model::{CaId, CommandId, ProfileId, PushRequestId, WebhookId};
 use crate::store::{SealedColumn, SealedKey};
 
 /// Records in one transaction: few enough that devices do not wait for it.
@@ -81,6 +82,7 @@ fn context(column: SealedColumn, key: &SealedKey) -> String {
         (SealedColumn::PushRequestKey, SealedKey::Id(id)) => push_certificates::request_key_context(PushRequestId(*id)),
         (SealedColumn::ProfileContent, SealedKey::Id(id)) => profiles::content_context(ProfileId(*id)),
         (SealedColumn::CommandWire, SealedKey::Id(id)) => compat::wire_context(CommandId(*id)),
+        (SealedColumn::WebhookSecret, SealedKey::Id(id)) => webhooks::secret_context(WebhookId(*id)),
         (_, SealedKey::Id(id)) => deliveries::payload_context(CommandId(*id)),
         (SealedColumn::ServerCertificateKey, SealedKey::Name(name)) => signing::own_key_context(name),
         (_, SealedKey::Name(topic)) => wakes::key_context(topic),
@@ -89,6 +91,7 @@ fn context(column: SealedColumn, key: &SealedKey) -> String {
         }
         (_, SealedKey::CheckIn { message_type, apple_id, .. }) => check_in::raw_context(apple_id, message_type),
         (_, SealedKey::Report { id, .. }) => reports::raw_context(*id),
+        (_, SealedKey::Event { id, .. }) => webhooks::content_context(*id),
         (_, SealedKey::Answer { token, key }) => idempotency::context(*token, key),
     }
 }

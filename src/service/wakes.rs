@@ -291,7 +291,7 @@ fn later(app: &App, wake: &DueWake, reason: String, after: Option<Duration>, now
 
 /// The pause before the next attempt: doubled each time up to the longest, then between half of it and all of it, by
 /// `random` in millionths.
-fn pause(attempts: i64, random: u64) -> Duration {
+pub(super) fn pause(attempts: i64, random: u64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1).clamp(0, 16)).unwrap_or(0);
     let full = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
     let half = full / 2;

@@ -6,8 +6,9 @@ use sqlx::{Database, Decode, Encode, Type};
 use uuid::Uuid;
 
 use crate::model::{
-    AppId, AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, JobId, LinkId,
-    PackageId, ProcessId, ProfileId, PushRequestId, ReportId, Resend, Role, Sha256, Timestamp, TokenId,
+    AppId, AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, EventId,
+    JobId, LinkId, PackageId, ProcessId, ProfileId, PushRequestId, ReportId, Resend, Role, Sha256, Timestamp, TokenId,
+    WebhookForm, WebhookId,
 };
 
 /// `stored as $as: T, by to(&T) -> $as and from($as) -> Result<T, BoxDynError>`.
@@ -53,6 +54,7 @@ ids!(
     CommandId,
     DeviceId,
     EnrollmentId,
+    EventId,
     JobId,
     LinkId,
     PackageId,
@@ -61,6 +63,7 @@ ids!(
     PushRequestId,
     ReportId,
     TokenId,
+    WebhookId,
 );
 
 stored_as!(i64, |time| time.micros(), |micros| Ok(Timestamp::from_micros(micros)), Timestamp);
@@ -71,7 +74,8 @@ stored_as!(
     DeliveryState,
     EnrollmentKind,
     Resend,
-    Role
+    Role,
+    WebhookForm
 );
 stored_as!(
     Vec<u8>,

@@ -308,6 +308,12 @@ impl Store {
         }
     }
 
+    /// Whether only one transaction writes at a time, so that none ever waits for a row of another.
+    #[must_use]
+    pub const fn has_one_writer(&self) -> bool {
+        matches!(self.db, Db::Sqlite { .. })
+    }
+
     /// `sqlite` or `postgres`.
     #[must_use]
     pub fn kind(&self) -> &'static str {

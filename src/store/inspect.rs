@@ -159,6 +159,8 @@ impl Read {
                      UNION ALL SELECT 'push_certificates', substr(key_sealed, 2, 8) FROM push_certificates
                      UNION ALL SELECT 'push_requests', substr(key_sealed, 2, 8) FROM push_requests
                      UNION ALL SELECT 'profiles', substr(content_sealed, 2, 8) FROM profiles
+                     UNION ALL SELECT 'webhooks', substr(secret_sealed, 2, 8) FROM webhooks
+                      WHERE secret_sealed IS NOT NULL
                      UNION ALL SELECT 'escrow', key_id
                        FROM (SELECT substr(value_sealed, 2, 8) AS key_id FROM escrow LIMIT 500) AS e
                      UNION ALL SELECT 'check_ins', key_id
@@ -167,6 +169,8 @@ impl Read {
                        FROM (SELECT substr(payload_sealed, 2, 8) AS key_id FROM commands LIMIT 500) AS d
                      UNION ALL SELECT 'reports', key_id
                        FROM (SELECT substr(raw_sealed, 2, 8) AS key_id FROM reports LIMIT 500) AS r
+                     UNION ALL SELECT 'webhook_events', key_id
+                       FROM (SELECT substr(content_sealed, 2, 8) AS key_id FROM webhook_events LIMIT 500) AS w
                  ) AS records GROUP BY place, key_id ORDER BY place, key_id"
             )
         )

@@ -36,6 +36,7 @@ mod idempotency;
 mod inspect;
 mod jobs;
 mod links;
+mod outbox;
 #[cfg(test)]
 mod plans;
 mod polls;
@@ -50,6 +51,7 @@ mod sealed;
 mod terms;
 mod tokens;
 mod wakes;
+mod webhooks;
 
 pub use apps::{AppFilter, AppRow, PackageRow};
 pub use audit::{AuditFilter, AuditRow};
@@ -67,6 +69,7 @@ pub use idempotency::Remembered;
 pub use inspect::{IdentityCounts, JobCounts, SealedCount};
 pub use jobs::JobRow;
 pub use links::{Challenge, Link, NewChallenge};
+pub use outbox::{DeadEvent, DueLine, NewEvent, Settled, WaitingEvent, WaitingEvents};
 pub use polls::Poll;
 pub use processes::{ALIVE, Lease};
 pub use profiles::{ProfileFacts, ProfileFilter, ProfileRow};
@@ -78,3 +81,4 @@ pub use sealed::{SealedColumn, SealedKey, SealedRecord};
 pub use terms::{EnabledUnder, TermsRow};
 pub use tokens::TokenRow;
 pub use wakes::{DueWake, PushResult, WakeRow};
+pub use webhooks::WebhookRow;

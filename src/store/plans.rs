@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use super::connect::Connection;
-use super::{Options, Store, deliveries, held, polls, push_certificates, retention};
+use super::{Options, Store, deliveries, held, outbox, polls, push_certificates, retention};
 
 async fn migrated() -> (Store, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -68,6 +68,26 @@ async fn what_is_old_or_held_is_found_by_its_index() {
         let bad = |step: &&String| {
             step.contains("TEMP B-TREE") || (step.starts_with("SCAN") && !step.contains("commands_held"))
         };
+        assert_eq!(steps.iter().find(bad), None, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_webhooks_is_found_by_its_index() {
+    let (store, _directory) = migrated().await;
+    let table: [(&str, &str); 7] = [
+        (outbox::LEASE, "INDEX webhook_lines_due (webhook_id=? AND due_at<?)"),
+        (outbox::LEASE, "PRIMARY KEY (device_id=? AND webhook_id=?)"),
+        (outbox::DUE, "INDEX webhook_lines_due (webhook_id=? AND due_at<?)"),
+        (outbox::NEXT, "INDEX sqlite_autoindex_webhook_events_1 (device_id=? AND webhook_id=? AND number>?)"),
+        (outbox::WAITING, "INDEX webhook_lines_due"),
+        (outbox::DEAD, "INDEX webhook_events_dead (webhook_id=?)"),
+        (outbox::PRUNE_DEAD, "INDEX webhook_events_dead (webhook_id=? AND id<?)"),
+    ];
+    for (sql, expected) in table {
+        let steps = plan(&store, sql).await;
+        assert!(steps.iter().any(|step| step.contains(expected)), "{sql}: {steps:#?}");
+        let bad = |step: &&String| step.contains("TEMP B-TREE FOR ORDER") || step.as_str() == "SCAN webhook_events";
         assert_eq!(steps.iter().find(bad), None, "{sql}");
     }
 }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Read, StoreError, Write};
-use crate::model::{EnrollmentId, ReportId, TokenId};
+use crate::model::{DeviceId, EnrollmentId, EventId, ReportId, TokenId, WebhookId};
 
 /// A column whose values are sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,13 @@ pub enum SealedColumn {
     CommandWire,
     ReportRaw,
     Answer,
+    WebhookSecret,
+    WebhookEvent,
 }
 
 impl SealedColumn {
     /// All of them: the few that matter most first.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::AuthorityKey,
         Self::ServerCertificateKey,
         Self::PushCertificateKey,
@@ -36,6 +38,8 @@ impl SealedColumn {
         Self::CommandWire,
         Self::ReportRaw,
         Self::Answer,
+        Self::WebhookSecret,
+        Self::WebhookEvent,
     ];
 
     /// Table and column.
@@ -53,6 +57,8 @@ impl SealedColumn {
             Self::CommandWire => "commands.wire_sealed",
             Self::ReportRaw => "reports.raw_sealed",
             Self::Answer => "idempotency.response_sealed",
+            Self::WebhookSecret => "webhooks.secret_sealed",
+            Self::WebhookEvent => "webhook_events.content_sealed",
         }
     }
 }
@@ -67,6 +73,7 @@ pub enum SealedKey {
     CheckIn { enrollment: EnrollmentId, message_type: String, apple_id: String },
     Report { enrollment: EnrollmentId, id: ReportId },
     Answer { token: TokenId, key: String },
+    Event { device: DeviceId, webhook: WebhookId, number: i64, id: EventId },
 }
 
 /// A sealed record.
@@ -124,6 +131,7 @@ impl Read {
             SealedColumn::ProfileContent => Some(read_after!("profiles", "id", "content_sealed")),
             SealedColumn::CommandPayload => Some(read_after!("commands", "id", "payload_sealed")),
             SealedColumn::CommandWire => Some(read_after!("commands", "id", "wire_sealed")),
+            SealedColumn::WebhookSecret => Some(read_after!("webhooks", "id", "secret_sealed")),
             _ => None,
         };
         if let Some(sql) = by_id {
@@ -142,6 +150,7 @@ impl Read {
             SealedColumn::ReportRaw => self.sealed_reports(active, after, limit).await,
             SealedColumn::Escrow => self.sealed_escrow(active, after, limit).await,
             SealedColumn::CheckIn => self.sealed_check_ins(active, after, limit).await,
+            SealedColumn::WebhookEvent => self.sealed_events(active, after, limit).await,
             _ => self.sealed_answers(active, after, limit).await,
         }
     }
@@ -261,6 +270,35 @@ impl Read {
         let key = |token, key| SealedKey::Answer { token, key };
         Ok(rows.into_iter().map(|(token, name, sealed)| record(key(token, name), sealed)).collect())
     }
+
+    async fn sealed_events(
+        &mut self,
+        active: &[u8],
+        after: Option<&SealedKey>,
+        limit: i64,
+    ) -> Result<Vec<SealedRecord>, StoreError> {
+        let nil = Uuid::nil();
+        let (after_device, after_webhook, after_number) = match after {
+            Some(SealedKey::Event { device, webhook, number, .. }) => (*device, *webhook, *number),
+            _ => (DeviceId(nil), WebhookId(nil), 0),
+        };
+        let rows: Vec<(DeviceId, WebhookId, i64, EventId, Vec<u8>)> = on!(
+            self,
+            fetch_all,
+            query_as(
+                "SELECT device_id, webhook_id, number, id, content_sealed FROM webhook_events
+                  WHERE (device_id, webhook_id, number) > ($2, $3, $4) AND substr(content_sealed, 2, 8) <> $1
+                  ORDER BY device_id, webhook_id, number LIMIT $5",
+                active,
+                after_device,
+                after_webhook,
+                after_number,
+                limit
+            )
+        )?;
+        let key = |device, webhook, number, id| SealedKey::Event { device, webhook, number, id };
+        Ok(rows.into_iter().map(|(d, w, number, id, sealed)| record(key(d, w, number, id), sealed)).collect())
+    }
 }
 
 impl Write {
@@ -279,6 +317,7 @@ impl Write {
                     SealedColumn::PushRequestKey => write_one!("push_requests", "id", "key_sealed"),
                     SealedColumn::ProfileContent => write_one!("profiles", "id", "content_sealed"),
                     SealedColumn::CommandWire => write_one!("commands", "id", "wire_sealed"),
+                    SealedColumn::WebhookSecret => write_one!("webhooks", "id", "secret_sealed"),
                     _ => write_one!("commands", "id", "payload_sealed"),
                 };
                 run!(self, sql, *id, old, sealed)?
@@ -319,6 +358,17 @@ impl Write {
                   WHERE token_id = $1 AND key = $2 AND response_sealed = $3",
                 *token,
                 key.as_str(),
+                old,
+                sealed
+            )?,
+            // By its id: one that was given up gets another number when it is sent again.
+            SealedKey::Event { device, webhook, id, .. } => run!(
+                self,
+                "UPDATE webhook_events SET content_sealed = $5
+                  WHERE device_id = $1 AND webhook_id = $2 AND id = $3 AND content_sealed = $4",
+                *device,
+                *webhook,
+                *id,
                 old,
                 sealed
             )?,

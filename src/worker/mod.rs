@@ -5,7 +5,9 @@
 mod jobs;
 mod prune;
 mod schedule;
+mod webhooks;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use crate::service::{App, Error};
 
 pub use jobs::run_due_jobs;
 pub use schedule::run_schedule_once;
+pub use webhooks::WebhookNews;
 
 /// How often a loop looks for work when nobody wakes it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -32,17 +35,46 @@ pub type PushObserver = Arc<dyn Fn(&'static str) + Send + Sync>;
 /// Told what was taken away, for the metrics.
 pub type PruneObserver = Arc<dyn Fn(&Pruned) + Send + Sync>;
 
+/// Told what became of events for webhooks, for the metrics.
+pub type WebhookObserver = Arc<dyn Fn(&WebhookNews) + Send + Sync>;
+
+/// Whom the loops tell of what they did.
+#[derive(Clone)]
+pub struct Observers {
+    /// Of pushes.
+    pub pushed: PushObserver,
+    /// Of what was taken away.
+    pub pruned: PruneObserver,
+    /// Of events for webhooks.
+    pub webhooks: WebhookObserver,
+}
+
+impl Default for Observers {
+    /// Nobody.
+    fn default() -> Self {
+        Self { pushed: Arc::new(|_| {}), pruned: Arc::new(|_| {}), webhooks: Arc::new(|_| {}) }
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observers").finish_non_exhaustive()
+    }
+}
+
 /// Runs all loops until `stop`; returns when each has finished what it was doing.
-pub async fn run(app: App, stop: CancellationToken, pushed: PushObserver, pruned: PruneObserver) {
+pub async fn run(app: App, stop: CancellationToken, observers: Observers) {
     // Before anything is leased: others wait for the leases of a process that they have never seen.
     if let Err(error) = beat(&app).await {
         tracing::warn!(%error, "this process could not say that it is alive");
     }
     let beating = tokio::spawn(beat_on(app.clone()));
     let tracker = TaskTracker::new();
-    tracker.spawn(push(app.clone(), stop.clone(), pushed));
+    tracker.spawn(push(app.clone(), stop.clone(), observers.pushed));
     tracker.spawn(run_jobs(app.clone(), stop.clone()));
-    tracker.spawn(prune::run(app.clone(), stop.clone(), pruned));
+    tracker.spawn(prune::run(app.clone(), stop.clone(), observers.pruned));
+    tracker.spawn(webhooks::run(app.clone(), stop.clone(), observers.webhooks));
+    tracker.spawn(webhooks::run_idle(app.clone(), stop.clone()));
     tracker.spawn(schedule::run(app.clone(), stop));
     tracker.close();
     tracker.wait().await;

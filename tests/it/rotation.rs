@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use muster::model::{Role, Secret, Sha256, TokenId};
+use muster::model::{Role, Secret, Sha256, TokenId, WebhookForm};
 use muster::pki::PrivateKey;
 use muster::pki::authority::make_tls_root;
 use muster::pki::push::issue_fake;
@@ -13,7 +13,7 @@ use muster::pki::vault::{MasterKey, Vault};
 use muster::service::idempotency::Repeat;
 use muster::service::push_certificates::{NewCertificate, NewRequest, put, request};
 use muster::service::tokens::{self, NewToken};
-use muster::service::{Actor, App, Parts, authorities, profiles, rotation};
+use muster::service::{Actor, App, Parts, authorities, profiles, rotation, webhooks};
 use muster::store::SealedColumn;
 
 use crate::support::app::{TestApp, actor};
@@ -66,6 +66,16 @@ async fn fill(edge: &Edge, app: &App) {
     let repeat = Repeat { token: edge.t.db.id(TokenId::new), key: "once".to_owned(), request: Sha256::of(b"this") };
     let new = NewToken { name: "x".to_owned(), role: Role::Viewer, expires_at: None };
     tokens::create(app, &Actor { repeat: Some(repeat), ..admin }, new).await.unwrap();
+    let new = webhooks::NewWebhook {
+        name: "x".to_owned(),
+        url: Secret::new("https://hooks.example.org/".to_owned()),
+        form: WebhookForm::CloudEvents,
+        secret: None,
+        topics: Vec::new(),
+        idle: false,
+        raw: false,
+    };
+    webhooks::create(app, &Actor::command_line(), new).await.unwrap();
     let phone = edge.phone("PHONE-1").await;
     phone.authenticate().await;
     phone.token_update(Some(b"escrow")).await;

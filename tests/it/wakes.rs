@@ -131,8 +131,9 @@ both_databases! {
         let (app, pusher) = slowly(&t);
         let (stop, results) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
         let told = results.clone();
-        let observer = Arc::new(move |result| told.lock().unwrap().push(result));
-        let worker = tokio::spawn(muster::worker::run(app.clone(), stop.clone(), observer, Arc::new(|_| {})));
+        let pushed = Arc::new(move |result| told.lock().unwrap().push(result));
+        let observers = muster::worker::Observers { pushed, ..Default::default() };
+        let worker = tokio::spawn(muster::worker::run(app.clone(), stop.clone(), observers));
         pusher.pushing.wait().await;
 
         // While that is under way, others are pushed to and settled, one after the other.

@@ -25,6 +25,7 @@ const TAGS: &[(&str, &str)] = &[
     ("Push", "Apple's push service: certificates and requests for them"),
     ("Certificates", "Certificates of devices, and the authorities that issue them"),
     ("Tokens", "Tokens for this API"),
+    ("Webhooks", "Addresses that are told of what devices send"),
     ("Audit", "Who did what to what"),
 ];
 

@@ -28,6 +28,7 @@ mod enrollment;
 mod profiles;
 mod server;
 mod tokens;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(audit::routes())
         .merge(enrollment::routes())
         .merge(authorities::routes())
+        .merge(webhooks::routes())
 }
 
 async fn not_found(uri: Uri) -> Problem {

@@ -24,8 +24,9 @@ const fn rule(method: &'static str, path: &'static str, role: Role) -> Rule {
 /// All routes of the API. A route that is not here is refused to everybody.
 ///
 /// A viewer reads, and never sees PINs, tokens, profiles' contents or reports. An operator enrolls devices and sends
-/// commands, and touches no certificates, no tokens, and nothing that destroys on more than one device (which the verb
-/// itself refuses, since that depends on the request).
+/// commands, and touches no certificates, no tokens, no webhooks (which send what devices say elsewhere, and whose URLs may
+/// hold secrets), and nothing that destroys on more than one device (which the verb itself refuses, since that depends on the
+/// request).
 pub const RULES: &[Rule] = &[
     rule("GET", "/api/v1/server", Role::Viewer),
     rule("GET", "/api/v1/devices", Role::Viewer),
@@ -61,6 +62,14 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/api/v1/tokens", Role::Admin),
     rule("GET", "/api/v1/tokens/{id}", Role::Admin),
     rule("DELETE", "/api/v1/tokens/{id}", Role::Admin),
+    rule("GET", "/api/v1/webhooks", Role::Admin),
+    rule("POST", "/api/v1/webhooks", Role::Admin),
+    rule("GET", "/api/v1/webhooks/{id}", Role::Admin),
+    rule("PATCH", "/api/v1/webhooks/{id}", Role::Admin),
+    rule("DELETE", "/api/v1/webhooks/{id}", Role::Admin),
+    rule("POST", "/api/v1/webhooks/{id}/test", Role::Admin),
+    rule("GET", "/api/v1/webhooks/{id}/dead", Role::Admin),
+    rule("POST", "/api/v1/webhooks/{id}/replay", Role::Admin),
     rule("GET", "/api/v1/profiles", Role::Viewer),
     rule("POST", "/api/v1/profiles", Role::Operator),
     rule("GET", "/api/v1/profiles/{id}", Role::Viewer),

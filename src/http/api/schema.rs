@@ -7,8 +7,8 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, 
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::{
-    AppId, AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, LinkId,
-    ProfileId, PushRequestId, ReportId, Role, Sha256, Timestamp, TokenId,
+    AppId, AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, EventId,
+    LinkId, ProfileId, PushRequestId, ReportId, Role, Sha256, Timestamp, TokenId, WebhookForm, WebhookId,
 };
 
 macro_rules! schemas {
@@ -46,11 +46,16 @@ schemas! {
     CommandId => id("The id of a command; also its CommandUUID on the wire."),
     DeviceId => id("The id of a device."),
     EnrollmentId => id("The id of an enrollment: one management channel of a device."),
+    EventId => id("The id of something that webhooks are told of; the same however often it is sent."),
     LinkId => id("The id of an enrollment link."),
     ProfileId => id("The id of a profile."),
     PushRequestId => id("The id of a request for a push certificate."),
     ReportId => id("The id of a report."),
     TokenId => id("The id of a token."),
+    WebhookId => id("The id of a webhook."),
+    WebhookForm => text()
+        .description(Some("In which form a webhook is told of things: as by NanoMDM, or as CloudEvents 1.0."))
+        .enum_values(Some(WebhookForm::ALL.map(WebhookForm::as_str))),
     Sha256 => text()
         .description(Some("A SHA-256 digest in lower-case hex."))
         .pattern(Some("^[0-9a-f]{64}$"))

@@ -95,7 +95,12 @@ async fn message(State(edge): State<Edge>, request: Request) -> Response {
     {
         return failed(&error, &edge.metrics);
     }
-    let arrived = Arrived { presented, raw: raw.share(), address: client_address(&parts, &edge.proxies) };
+    let arrived = Arrived {
+        presented,
+        raw: raw.share(),
+        address: client_address(&parts, &edge.proxies),
+        query: parts.uri.query().map(str::to_owned),
+    };
 
     // Only now: who sends its message byte by byte takes nobody's place. One more in line would make all of them late.
     let Ok(_place) = edge.places.try_acquire() else { return answer::overloaded() };

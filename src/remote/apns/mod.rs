@@ -30,6 +30,7 @@ use url::{Host, Url};
 use crate::model::{Clock, Sha256, Timestamp};
 
 pub use answer::explain;
+pub(super) use answer::retry_after;
 pub use identity::ApnsIdentity;
 pub use unlock::{Unlock, UnlockAnswer};
 

@@ -15,18 +15,19 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use reqwest::redirect::Policy;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use url::Url;
 
+use super::apns::retry_after;
 use super::tls::ModelTime;
 use crate::config::Peer;
 use crate::model::{Clock, Secret};
 
 pub use guard::Guard;
-pub use signature::{HEADER, sign, verifies};
+pub use signature::{HEADER, sign, sign_standard, verifies};
 
-/// Most calls at the same time; the others wait within their own time.
+/// Most calls at the same time, unless it is said otherwise; the others wait within their own time.
 const AT_ONCE: usize = 64;
 
 /// What is asked of a hook.
@@ -57,6 +58,15 @@ pub struct HookAnswer {
     pub body: Bytes,
 }
 
+/// What a hook said to something that it was told: as much of it as matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The HTTP status.
+    pub status: u16,
+    /// How long it asks to be left alone, at most a day.
+    pub retry_after: Option<Duration>,
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HookError {
@@ -77,6 +87,9 @@ pub enum HookError {
     Unsigned,
 }
 
+/// How long the rest of an answer is waited for that nobody reads, so that its connection can be used again.
+const REST: Duration = Duration::from_secs(1);
+
 /// The client. Made when it is first used.
 pub struct Hooks {
     guard: Guard,
@@ -92,6 +105,12 @@ impl Hooks {
         Self { guard: Guard::new(allow), clock, client: OnceLock::new(), places: Semaphore::new(AT_ONCE) }
     }
 
+    /// The same client for so many calls at the same time: for a caller that bounds them itself.
+    #[must_use]
+    pub fn at_once(self, places: usize) -> Self {
+        Self { places: Semaphore::new(places), ..self }
+    }
+
     /// Calls a hook and reads its answer, whatever its status.
     ///
     /// # Errors
@@ -101,11 +120,48 @@ impl Hooks {
         timeout(time, self.exchange(call)).await.unwrap_or(Err(HookError::TooSlow(time)))
     }
 
-    async fn exchange(&self, call: Call<'_>) -> Result<HookAnswer, HookError> {
+    /// Tells a hook something. Its answer's body is read, up to `largest`, and thrown away; a signature is not asked for.
+    ///
+    /// # Errors
+    /// [`HookError`].
+    pub async fn tell(&self, call: Call<'_>) -> Result<Heard, HookError> {
+        let (time, mut left) = (call.time, call.largest);
+        let _place = self.place(time).await?;
+        let mut response = timeout(time, self.send(call)).await.unwrap_or(Err(HookError::TooSlow(time)))?;
+        let heard = Heard {
+            status: response.status().as_u16(),
+            retry_after: retry_after(response.headers(), self.clock.now()),
+        };
+        let rest = async {
+            while let Ok(Some(piece)) = response.chunk().await {
+                left = left.saturating_sub(piece.len());
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // What it said counts, whatever becomes of the rest.
+        let _ = timeout(REST, rest).await;
+        Ok(heard)
+    }
+
+    /// Judges a URL before it is called for the first time: its scheme, and an address that stands in it.
+    ///
+    /// # Errors
+    /// [`HookError::Refused`].
+    pub fn judge(&self, url: &Url) -> Result<(), HookError> {
+        self.guard.judge(url)
+    }
+
+    async fn place(&self, time: Duration) -> Result<SemaphorePermit<'_>, HookError> {
+        let place = timeout(time, self.places.acquire()).await.map_err(|_| HookError::TooSlow(time))?;
+        place.map_err(|e| HookError::Failed(e.to_string()))
+    }
+
+    async fn send(&self, call: Call<'_>) -> Result<reqwest::Response, HookError> {
         self.guard.judge(&call.url)?;
         let client = self.client.get_or_init(|| client(&self.guard, &self.clock)).as_ref();
         let client = client.map_err(|why| HookError::Failed(why.clone()))?;
-        let _place = self.places.acquire().await.map_err(|e| HookError::Failed(e.to_string()))?;
         let mut request = client.request(call.method, call.url).headers(call.headers);
         if let Some(key) = call.key {
             request = request.header(HEADER, sign(key, &call.body));
@@ -113,17 +169,23 @@ impl Hooks {
         if !call.body.is_empty() {
             request = request.body(call.body);
         }
-        let mut response = request.send().await.map_err(|e| failed(&e))?;
+        request.send().await.map_err(|e| failed(&e))
+    }
+
+    async fn exchange(&self, call: Call<'_>) -> Result<HookAnswer, HookError> {
+        let (key, largest) = (call.key, call.largest);
+        let _place = self.place(call.time).await?;
+        let mut response = self.send(call).await?;
         let status = response.status().as_u16();
         let signature = response.headers().get(HEADER).cloned();
         let mut body = BytesMut::new();
         while let Some(piece) = response.chunk().await.map_err(|e| failed(&e))? {
-            if piece.len() > call.largest.saturating_sub(body.len()) {
-                return Err(HookError::TooLarge(call.largest));
+            if piece.len() > largest.saturating_sub(body.len()) {
+                return Err(HookError::TooLarge(largest));
             }
             body.extend_from_slice(&piece);
         }
-        if let Some(key) = call.key
+        if let Some(key) = key
             && !signature.is_some_and(|signature| verifies(key, &body, signature.as_bytes()))
         {
             return Err(HookError::Unsigned);
@@ -244,6 +306,20 @@ mod tests {
         assert_eq!(hooks.call(Call { time, ..call("/slow") }).await, Err(HookError::TooSlow(time)));
         let closed = get_of("http://127.0.0.1:1/");
         assert!(matches!(hooks.call(closed).await, Err(HookError::Failed(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_told_needs_no_signature_and_its_answer_no_size() {
+        let port = server().await;
+        let hooks = hooks(&[loopback()]);
+        let key = Secret::new("a key of some length".to_owned());
+        for (path, status) in [("/echo", 200), ("/large", 200), ("/away", 307), ("/nowhere", 404)] {
+            let call = Call { key: Some(&key), largest: 16, ..get_of(&format!("http://127.0.0.1:{port}{path}")) };
+            assert_eq!(hooks.tell(call).await, Ok(Heard { status, retry_after: None }), "{path}");
+        }
+        let time = Duration::from_millis(50);
+        let slow = Call { time, ..get_of(&format!("http://127.0.0.1:{port}/slow")) };
+        assert_eq!(hooks.tell(slow).await, Err(HookError::TooSlow(time)));
     }
 
     #[tokio::test]

@@ -21,6 +21,15 @@ pub fn verifies(key: &Secret<String>, body: &[u8], signature: &[u8]) -> bool {
     STANDARD.decode(signature).is_ok_and(|given| hmac::verify(&of(key), body, &given).is_ok())
 }
 
+/// The value of `webhook-signature` by the scheme of Standard Webhooks: over id, time (seconds since the epoch) and body.
+#[must_use]
+pub fn sign_standard(key: &Secret<Vec<u8>>, id: &str, seconds: i64, body: &[u8]) -> String {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
+    context.update(format!("{id}.{seconds}.").as_bytes());
+    context.update(body);
+    format!("v1,{}", STANDARD.encode(context.sign()))
+}
+
 fn of(key: &Secret<String>) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes())
 }
@@ -45,5 +54,13 @@ mod tests {
             assert!(!verifies(&key, body, wrong.as_bytes()), "{wrong}");
         }
         assert!(!verifies(&Secret::new("jefe".to_owned()), body, made.as_bytes()));
+    }
+
+    /// Source: the Standard Webhooks specification's example of a signed message.
+    #[test]
+    fn the_standard_signature_is_over_id_time_and_body() {
+        let key = Secret::new(STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap());
+        let made = sign_standard(&key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+        assert_eq!(made, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 }

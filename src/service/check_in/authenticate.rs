@@ -7,6 +7,7 @@ use super::super::audit::Subject;
 use super::super::deliveries::{End, void_open};
 use super::super::device_identity::{Presented, issuing_record};
 use super::super::enrollment_profile::{RENEWAL, RETURN_TO_SERVICE};
+use super::super::webhooks::{self, Message, Telling};
 use super::super::{Actor, App, Error, terms};
 use super::permission::{Refusal, refuse_again, refuse_by_link};
 use super::{Arrived, raw_context};
@@ -75,16 +76,28 @@ pub async fn authenticate(app: &App, arrived: Arc<Arrived>, message: Authenticat
     }
     // Two devices with the same certificate come one after the other, too.
     let keys = vec![Key::of(&apple_id.id), Key::of(arrived.presented.sha256())];
-    let (app, message) = (app.clone(), Arc::new(message));
-    let store = app.store.clone();
-    let work = move |tx| {
-        let (app, arrived, message) = (app.clone(), Arc::clone(&arrived), Arc::clone(&message));
-        async move { within(&app, tx, &arrived, &message).await }.boxed()
+    let telling = Arc::new(webhooks::of_check_in(app, Message::Authenticate, &arrived, &message.sender)?);
+    let message = Arc::new(message);
+    let work = {
+        let (app, telling) = (app.clone(), Arc::clone(&telling));
+        move |tx| {
+            let (app, arrived, message) = (app.clone(), Arc::clone(&arrived), Arc::clone(&message));
+            let telling = Arc::clone(&telling);
+            async move { within(&app, tx, &arrived, &message, Option::as_ref(&telling)).await }.boxed()
+        }
     };
-    store.together(keys, work).await
+    app.store.together(keys, work).await?;
+    webhooks::told(app, Option::as_ref(&telling));
+    Ok(())
 }
 
-async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &Authenticate) -> Result<(), Error> {
+async fn within(
+    app: &App,
+    mut tx: Write,
+    arrived: &Arrived,
+    message: &Authenticate,
+    telling: Option<&Telling>,
+) -> Result<(), Error> {
     let apple_id = &message.sender.apple_id;
     let now = app.clock.now();
     let existing = tx.enrollment_for_update(&apple_id.id).await?;
@@ -165,6 +178,9 @@ async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &Authentic
         "link": origin.link.as_ref().map(|l| l.name.as_str()),
     });
     app.audit(&mut tx, &actor, action, Subject { kind: "device", id: &device.to_string() }, &detail, now).await?;
+    if let Some(telling) = telling {
+        telling.write(&mut tx, (device, id), None, false).await?;
+    }
     tx.commit().await?;
     Ok(())
 }

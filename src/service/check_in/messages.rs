@@ -3,6 +3,7 @@ use serde_json::json;
 use super::super::audit::Subject;
 use super::super::deliveries::{End, void_open};
 use super::super::device_identity::require_pin;
+use super::super::webhooks::{self, Message, Telling};
 use super::super::{Actor, App, Error, compat};
 use super::token_update::escrow_context;
 use super::{Answer, Arrived};
@@ -20,6 +21,7 @@ use crate::store::{Enrollment, Write};
 /// [`Error::Denied`] where the certificate does not belong to the enrollment.
 pub async fn check_out(app: &App, arrived: &Arrived, message: CheckOut) -> Result<(), Error> {
     let now = app.clock.now();
+    let telling = webhooks::of_check_in(app, Message::CheckOut, arrived, &message.sender)?;
     let mut tx = app.store.begin_write().await?;
     let Some((enrollment, is_device)) = channel(&mut tx, arrived, &message.sender, now).await? else {
         return Ok(());
@@ -36,7 +38,7 @@ pub async fn check_out(app: &App, arrived: &Arrived, message: CheckOut) -> Resul
     let actor = Actor::device(&enrollment.apple_id).at(Some(arrived.address));
     let subject = Subject { kind: "device", id: &enrollment.device_id.to_string() };
     app.audit(&mut tx, &actor, "enrollment.checked_out", subject, &json!({"channel": enrollment.kind}), now).await?;
-    tx.commit().await?;
+    tell_and_commit(app, tx, telling.as_ref(), &enrollment).await?;
     Ok(())
 }
 
@@ -46,6 +48,7 @@ pub async fn check_out(app: &App, arrived: &Arrived, message: CheckOut) -> Resul
 /// [`Error::Denied`] where the certificate does not belong to the enrollment.
 pub async fn set_bootstrap_token(app: &App, arrived: &Arrived, message: SetBootstrapToken) -> Result<(), Error> {
     let now = app.clock.now();
+    let telling = webhooks::of_check_in(app, Message::SetBootstrapToken, arrived, &message.sender)?;
     let mut tx = app.store.begin_write().await?;
     let (enrollment, _) = open_channel(&mut tx, arrived, &message.sender, now).await?;
     let (id, generation) = (enrollment.id, enrollment.generation);
@@ -56,7 +59,7 @@ pub async fn set_bootstrap_token(app: &App, arrived: &Arrived, message: SetBoots
         }
         None => tx.clear_escrow(id, generation, "bootstrap_token").await?,
     }
-    tx.commit().await?;
+    tell_and_commit(app, tx, telling.as_ref(), &enrollment).await?;
     Ok(())
 }
 
@@ -66,11 +69,12 @@ pub async fn set_bootstrap_token(app: &App, arrived: &Arrived, message: SetBoots
 /// [`Error::Denied`] where the certificate does not belong to the enrollment.
 pub async fn get_bootstrap_token(app: &App, arrived: &Arrived, message: GetBootstrapToken) -> Result<Answer, Error> {
     let now = app.clock.now();
+    let telling = webhooks::of_check_in(app, Message::GetBootstrapToken, arrived, &message.sender)?;
     let mut tx = app.store.begin_write().await?;
     let (enrollment, _) = open_channel(&mut tx, arrived, &message.sender, now).await?;
     let (id, generation) = (enrollment.id, enrollment.generation);
     let sealed = tx.escrow(id, generation, "bootstrap_token").await?;
-    tx.commit().await?;
+    tell_and_commit(app, tx, telling.as_ref(), &enrollment).await?;
     let Some(sealed) = sealed else { return Ok(Answer::Empty) };
     let token = app.open(&escrow_context(id, generation, "bootstrap_token"), &sealed)?;
     Ok(Answer::Plist(bootstrap_token_answer(Some(token.expose()))))
@@ -78,7 +82,7 @@ pub async fn get_bootstrap_token(app: &App, arrived: &Arrived, message: GetBoots
 
 /// The device asks for a token of another service of Apple's; none is kept here yet.
 pub(super) async fn get_token(app: &App, arrived: &Arrived, message: GetToken) -> Result<Answer, Error> {
-    require_known(app, arrived, &message.sender).await?;
+    require_known(app, arrived, &message.sender, Message::GetToken).await?;
     Err(Error::NotFound(format!("there is no token for the service {}", message.service_type)))
 }
 
@@ -89,7 +93,7 @@ pub(super) async fn user_authenticate(
     arrived: &Arrived,
     message: UserAuthenticate,
 ) -> Result<Answer, Error> {
-    require_known(app, arrived, &message.sender).await?;
+    require_known(app, arrived, &message.sender, Message::UserAuthenticate).await?;
     Ok(match (app.settings.devices.network_users, message.digest_response) {
         (false, _) => Answer::Gone,
         (true, None) => Answer::Plist(digest_challenge_answer()),
@@ -103,20 +107,36 @@ pub(super) async fn declarative_management(
     arrived: &Arrived,
     message: DeclarativeManagement,
 ) -> Result<Answer, Error> {
-    require_known(app, arrived, &message.sender).await?;
+    require_known(app, arrived, &message.sender, Message::DeclarativeManagement).await?;
     compat::ask(app, &message).await
 }
 
-/// Refuses a message from a device that is not known or presents another certificate.
-async fn require_known(app: &App, arrived: &Arrived, sender: &Sender) -> Result<(), Error> {
+/// Refuses a message from a device that is not known or presents another certificate. Webhooks are told of one that is let
+/// in, which is all that is written for it.
+async fn require_known(app: &App, arrived: &Arrived, sender: &Sender, message: Message) -> Result<(), Error> {
     let now = app.clock.now();
+    let telling = webhooks::of_check_in(app, message, arrived, sender)?;
     let mut tx = app.store.begin_write().await?;
     let device = tx.enrollment_for_update(sender.apple_id.device_channel()).await?.ok_or_else(unknown)?;
     if device.state == "removed" {
         return Err(Error::Unrecognized);
     }
     require_pin(&mut tx, &arrived.presented, device.id, now).await?;
+    tell_and_commit(app, tx, telling.as_ref(), &device).await
+}
+
+/// Ends the transaction of a message, with what webhooks are to be told of it.
+async fn tell_and_commit(
+    app: &App,
+    mut tx: Write,
+    telling: Option<&Telling>,
+    enrollment: &Enrollment,
+) -> Result<(), Error> {
+    if let Some(telling) = telling {
+        telling.write(&mut tx, (enrollment.device_id, enrollment.id), None, false).await?;
+    }
     tx.commit().await?;
+    webhooks::told(app, telling);
     Ok(())
 }
 

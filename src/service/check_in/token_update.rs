@@ -8,6 +8,7 @@ use super::super::audit::Subject;
 use super::super::commands::{self, Internal};
 use super::super::deliveries::{self, End, void_open};
 use super::super::device_identity::require_pin;
+use super::super::webhooks::{self, Message, Telling};
 use super::super::{Actor, App, Error};
 use super::permission::{Refusal, refuse_by_challenge};
 use super::{Arrived, raw_context};
@@ -26,20 +27,29 @@ use crate::store::{Enrollment, Key, PushFacts, StoreError, Write};
 /// [`Error::Denied`] for a device that did not authenticate, or that presents another certificate.
 pub async fn token_update(app: &App, arrived: Arc<Arrived>, message: TokenUpdate) -> Result<(), Error> {
     let keys = vec![Key::of(message.sender.apple_id.device_channel())];
+    let telling = Arc::new(webhooks::of_check_in(app, Message::TokenUpdate, &arrived, &message.sender)?);
     let message = Arc::new(message);
     let work = {
-        let app = app.clone();
+        let (app, telling) = (app.clone(), Arc::clone(&telling));
         move |tx| {
             let (app, arrived, message) = (app.clone(), Arc::clone(&arrived), Arc::clone(&message));
-            async move { within(&app, tx, &arrived, &message).await }.boxed()
+            let telling = Arc::clone(&telling);
+            async move { within(&app, tx, &arrived, &message, Option::as_ref(&telling)).await }.boxed()
         }
     };
     app.store.together(keys, work).await?;
+    webhooks::told(app, Option::as_ref(&telling));
     app.signals.push.notify_one();
     Ok(())
 }
 
-async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &TokenUpdate) -> Result<(), Error> {
+async fn within(
+    app: &App,
+    mut tx: Write,
+    arrived: &Arrived,
+    message: &TokenUpdate,
+    telling: Option<&Telling>,
+) -> Result<(), Error> {
     let now = app.clock.now();
     let apple_id = &message.sender.apple_id;
     let device_channel = tx.enrollment_for_update(apple_id.device_channel()).await?.ok_or_else(not_authenticated)?;
@@ -92,6 +102,9 @@ async fn within(app: &App, mut tx: Write, arrived: &Arrived, message: &TokenUpda
                 tx.request_wake(id, now, now.plus(app.settings.push.sync_interval)).await?;
             }
         }
+    }
+    if let Some(telling) = telling {
+        telling.write(&mut tx, (device_channel.device_id, id), Some(tally), false).await?;
     }
     tx.commit().await?;
     Ok(())

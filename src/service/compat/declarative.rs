@@ -84,7 +84,7 @@ fn header(headers: &mut HeaderMap, name: &'static str, text: &str) -> Result<(),
 }
 
 /// The interface's word for a kind of enrollment.
-const fn shown(kind: EnrollmentKind) -> &'static str {
+pub(in crate::service) const fn shown(kind: EnrollmentKind) -> &'static str {
     match kind {
         EnrollmentKind::Device => "Device",
         EnrollmentKind::User => "User",

@@ -18,7 +18,7 @@ pub use outcome::{OfId, Outcome, Verdict};
 pub use push::push;
 pub use unlock::{Asked, Unlocked, escrow_key_unlock};
 
-pub(super) use declarative::ask;
+pub(super) use declarative::{ask, shown};
 pub(super) use enqueue::wire_context;
 
 use super::Error;

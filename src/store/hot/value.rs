@@ -2,8 +2,8 @@ use uuid::Uuid;
 
 use super::super::StoreError;
 use crate::model::{
-    AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, LinkId, ReportId,
-    Resend, Sha256, Timestamp, TokenId,
+    AuditId, CaId, ChallengeId, CommandId, DeliveryState, DeviceId, EnrollmentId, EnrollmentKind, EventId, LinkId,
+    ReportId, Resend, Sha256, Timestamp, TokenId, WebhookId,
 };
 
 /// What is bound to a statement, or comes back in a column. The variant tells the type, also where there is no value.
@@ -186,7 +186,7 @@ macro_rules! ids {
     )*};
 }
 
-ids!(AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, LinkId, ReportId, TokenId);
+ids!(AuditId, CaId, ChallengeId, CommandId, DeviceId, EnrollmentId, EventId, LinkId, ReportId, TokenId, WebhookId);
 stored_as!(Int, i64, |time| time.micros(), |micros| Some(Timestamp::from_micros(micros)), Timestamp);
 stored_as!(
     Text,

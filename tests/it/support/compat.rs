@@ -16,6 +16,7 @@ use muster::pki::PrivateKey;
 use muster::pki::authority::make_tls_root;
 use muster::pki::push::issue_fake;
 use muster::remote::apns::PushOutcome;
+use muster::worker::Observers;
 use plist::Value;
 use serde_json::Value as Json;
 use tokio::task::JoinHandle;
@@ -107,7 +108,7 @@ impl Tool {
     /// Runs the server's workers until it is dropped.
     pub fn works(&self) -> Works {
         let stop = CancellationToken::new();
-        let running = muster::worker::run(self.edge.t.app.clone(), stop.clone(), Arc::new(|_| {}), Arc::new(|_| {}));
+        let running = muster::worker::run(self.edge.t.app.clone(), stop.clone(), Observers::default());
         Works { stop, running: Some(tokio::spawn(running)) }
     }
 

@@ -13,4 +13,5 @@ pub mod nanomdm;
 #[macro_use]
 pub mod program;
 pub mod ready;
+pub mod receiver;
 pub mod rows;

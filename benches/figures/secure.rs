@@ -5,10 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use muster::cli::SystemClock;
 use muster::model::Clock as _;
+use muster::model::{Secret, WebhookForm};
 use muster::pki::identity::rustls_certificate;
 use muster::pki::signature::{SigningQuirks, sign_header};
 use muster::pki::{Certificate, Identity};
+use muster::service::Actor;
 use muster::service::authorities::tls_root;
+use muster::service::webhooks::{self, NewWebhook};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -39,6 +42,8 @@ pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     let errand = || Ok(Requests::new(signed.clone(), 1));
     runs(context, "idle poll with Mdm-Signature, 64 connections", &signed, signed.len(), errand).await?;
 
+    hooked(context).await?;
+
     let Some(fleet) = context.fleets.first_mut() else { return Ok(()) };
     fleet.stop().await?;
     let app = fleet.app().await?;
@@ -59,6 +64,41 @@ pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     let Some(fleet) = context.fleets.first_mut() else { return Ok(()) };
     fleet.stop().await?;
     fleet.front(Front::Proxy);
+    fleet.start().await
+}
+
+/// The reference poll, while a webhook is told of each, as far as it keeps up.
+async fn hooked(context: &mut Context<'_>) -> Result<()> {
+    let receiver = context.baseline_at;
+    let Some(fleet) = context.fleets.first_mut() else { return Ok(()) };
+    fleet.stop().await?;
+    fleet.installation.set_push("[hooks]\nallow = [\"127.0.0.1\"]\n");
+    fleet.installation.settle(Front::Proxy)?;
+    let app = fleet.app().await?;
+    let new = NewWebhook {
+        name: "receiver".to_owned(),
+        url: Secret::new(format!("http://{receiver}/mdm")),
+        form: WebhookForm::NanoMdm,
+        secret: None,
+        topics: Vec::new(),
+        idle: true,
+        raw: false,
+    };
+    let created = webhooks::create(&app, &Actor::command_line(), new).await;
+    app.store.close().await;
+    let id = created?.row.id;
+    fleet.start().await?;
+    let polls: Vec<_> = crate::idle::polls(fleet).into_iter().take(DEVICES).collect();
+    let errand = || Ok(Requests::new(polls.clone(), 1));
+    runs(context, "idle poll with a webhook that is told of it, 64 connections", &polls, polls.len(), errand).await?;
+
+    let Some(fleet) = context.fleets.first_mut() else { return Ok(()) };
+    fleet.stop().await?;
+    let app = fleet.app().await?;
+    let removed = webhooks::remove(&app, &Actor::command_line(), id, None).await;
+    app.store.close().await;
+    removed?;
+    fleet.installation.set_push("");
     fleet.start().await
 }
 

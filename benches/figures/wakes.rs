@@ -89,6 +89,9 @@ pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A wave of which nothing came for so long is over.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// What waves came to.
 struct Outcome {
     /// Pushes in a second, of the server and of the bare client.
@@ -149,11 +152,16 @@ async fn wave(fleet: &Fleet, all: u64, peer: &Peer, time: Duration) -> Result<(f
         (from, cpu) = (Instant::now(), meter.cpu()?.0);
         now = peer.accepted().await?;
     }
-    while now < all && from.elapsed() < time {
+    // Some may have been sent before it was looked: the wave is over as well when no more come.
+    let (mut last, mut took) = (now, from.elapsed());
+    while now < all && from.elapsed() < time && from.elapsed() < took + QUIET {
         sleep(Duration::from_millis(5)).await;
         now = peer.accepted().await?;
+        if now != last {
+            (last, took) = (now, from.elapsed());
+        }
     }
-    let (took, cpu) = (from.elapsed(), meter.cpu()?.0.saturating_sub(cpu));
+    let cpu = meter.cpu()?.0.saturating_sub(cpu);
     let sent = count(usize::try_from(now - begin)?).max(1.0);
     Ok((sent / took.as_secs_f64(), cpu.as_secs_f64() * 1e6 / sent))
 }

@@ -173,6 +173,8 @@ CREATE TABLE devices (
 ) STRICT;
 CREATE INDEX devices_by_serial ON devices (COALESCE(serial, ''), id);
 CREATE INDEX devices_by_name ON devices (lower(COALESCE(name, '')), id);
+CREATE INDEX devices_by_user_name ON devices (lower(user_name)) WHERE user_name IS NOT NULL;
+CREATE INDEX devices_by_user_email ON devices (lower(user_email)) WHERE user_email IS NOT NULL;
 
 -- Management channels. state: 'authenticated', 'awaiting_approval', 'enabled', 'disabled' (checked out or superseded),
 -- 'removed' (by an admin). Only an enabled one is pushed to and gets commands.
@@ -296,6 +298,7 @@ CREATE TABLE commands (
 CREATE INDEX commands_for_all ON commands (fleet_number) WHERE fleet_number IS NOT NULL;
 CREATE UNIQUE INDEX commands_by_wire_uuid ON commands (wire_uuid) WHERE wire_uuid IS NOT NULL;
 CREATE INDEX commands_of_admins ON commands (id) WHERE internal = FALSE;
+CREATE INDEX commands_of_admins_by_verb ON commands (verb, id) WHERE internal = FALSE;
 CREATE INDEX commands_held ON commands (id) WHERE held_at IS NOT NULL;
 
 -- One command for one enrollment. The states and their graph are `model::DeliveryState`.

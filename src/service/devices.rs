@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::{App, Error};
 use crate::model::DeviceId;
-use crate::store::{DeviceFilter, DeviceOrder, ListedDevice, Read};
+use crate::store::{DeviceFilter, DeviceOrder, DevicePlace, ListedDevice, Read, Slice};
 
 pub use manage::{Woken, approve_reenrollment, remove, wake};
 pub use view::{ChannelView, DeviceView, IdentityState, IdentityView, get};
@@ -108,7 +108,7 @@ pub async fn list(
     is_descending: bool,
     after: Option<(&str, DeviceId)>,
     limit: i64,
-) -> Result<Vec<ListedDevice>, Error> {
+) -> Result<Slice<ListedDevice, DevicePlace>, Error> {
     Ok(app.store.begin_read().await?.list_devices(filter, order, is_descending, after, limit).await?)
 }
 

@@ -79,7 +79,7 @@ pub async fn count(app: &App) -> Result<u64, Error> {
 /// [`Error::Unavailable`].
 pub async fn list(app: &App, after: Option<CommandId>, limit: i64) -> Result<Vec<ListedCommand>, Error> {
     let filter = CommandFilter { only_held: true, ..CommandFilter::default() };
-    Ok(app.store.begin_read().await?.list_commands(&filter, false, after, limit).await?)
+    Ok(app.store.begin_read().await?.list_commands(&filter, false, after, limit).await?.rows)
 }
 
 /// Lets a command go on, and wakes its devices.

@@ -3,7 +3,7 @@
 use super::{App, Error};
 use crate::model::{AuditId, CommandId, DeliveryState, DeviceId, EnrollmentId, Secret, Timestamp};
 use crate::service::reports::{as_it_came, as_read};
-use crate::store::{AuditFilter, AuditRow, CommandFilter, DeliveryRow, ListedCommand, TransitionRow};
+use crate::store::{AuditFilter, AuditRow, CommandFilter, DeliveryRow, ListedCommand, Slice, TransitionRow};
 
 /// A command and how far it is.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub async fn commands(
     is_descending: bool,
     after: Option<CommandId>,
     limit: i64,
-) -> Result<Vec<ListedCommand>, Error> {
+) -> Result<Slice<ListedCommand, CommandId>, Error> {
     Ok(app.store.begin_read().await?.list_commands(filter, is_descending, after, limit).await?)
 }
 

@@ -1,7 +1,8 @@
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Read, StoreError, Write};
+use super::slice::STEPS;
+use super::{Read, Slice, StoreError, Write};
 use crate::model::{CommandId, EnrollmentId, Resend, Timestamp};
 
 /// A command's row.
@@ -114,14 +115,22 @@ pub struct CommandFilter {
 /// The texts of a list of commands: those of admins have an index of their own, as the server's outnumber them, and so
 /// have those that are held.
 macro_rules! command_list {
-    ($which:literal, $compare:literal, $direction:literal) => {
+    ($which:literal, "<", $direction:literal) => {
+        command_list!($which, "<", ">=", $direction)
+    };
+    ($which:literal, ">", $direction:literal) => {
+        command_list!($which, ">", "<=", $direction)
+    };
+    ($which:literal, $compare:literal, $turned:literal, $direction:literal) => {
         concat!(
             "SELECT id, verb, request_type, summary, priority, internal, target, target_count, fleet_number,
                     materialized, created_at, created_by, expires_at, cancelled_at, held_at
                FROM commands
               WHERE id ",
             $compare,
-            " $1 AND ($2 IS NULL OR verb = $2) AND ($3 IS NULL OR request_type = $3)
+            " $1 AND id ",
+            $turned,
+            " $6 AND ($2 IS NULL OR verb = $2) AND ($3 IS NULL OR request_type = $3)
                 AND ($4 IS NULL OR created_by = $4)",
             $which,
             " ORDER BY id ",
@@ -177,18 +186,27 @@ impl Read {
         )
     }
 
-    /// The next commands of a list, after the one with the id `after` (the first ones without it).
+    /// The next commands of a list, after the one with the id `after` (the first ones without it). With filters that no
+    /// index knows, no more than a bounded part of the list is looked through.
     pub async fn list_commands(
         &mut self,
         filter: &CommandFilter,
         is_descending: bool,
         after: Option<CommandId>,
         limit: i64,
-    ) -> Result<Vec<ListedCommand>, StoreError> {
-        let after = after.unwrap_or(CommandId(if is_descending { Uuid::max() } else { Uuid::nil() }));
+    ) -> Result<Slice<ListedCommand, CommandId>, StoreError> {
+        let mut from = after.unwrap_or(CommandId(if is_descending { Uuid::max() } else { Uuid::nil() }));
         let (verb, request_type) = (filter.verb.as_deref(), filter.request_type.as_deref());
         let created_by = filter.created_by.as_deref();
+        let looks_through = !filter.only_held
+            && (request_type.is_some() || created_by.is_some() || verb.is_some() && filter.with_internal);
         let sql = match (filter.only_held, filter.with_internal, is_descending) {
+            (false, false, true) if verb.is_some() && !looks_through => {
+                command_list!(" AND internal = FALSE AND verb = $2", "<", "DESC")
+            }
+            (false, false, false) if verb.is_some() && !looks_through => {
+                command_list!(" AND internal = FALSE AND verb = $2", ">", "ASC")
+            }
             (true, _, true) => command_list!(" AND held_at IS NOT NULL", "<", "DESC"),
             (true, _, false) => command_list!(" AND held_at IS NOT NULL", ">", "ASC"),
             (false, false, true) => command_list!(" AND internal = FALSE", "<", "DESC"),
@@ -196,7 +214,46 @@ impl Read {
             (false, true, true) => command_list!("", "<", "DESC"),
             (false, true, false) => command_list!("", ">", "ASC"),
         };
-        on!(self, fetch_all, query_as(sql, after, verb, request_type, created_by, limit))
+        let last = CommandId(if is_descending { Uuid::nil() } else { Uuid::max() });
+        if !looks_through {
+            let rows = on!(self, fetch_all, query_as(sql, from, verb, request_type, created_by, limit, last))?;
+            return Ok(Slice::whole(rows));
+        }
+        let mut rows: Vec<ListedCommand> = Vec::new();
+        for step in STEPS {
+            let end = self.command_behind(filter.with_internal, is_descending, from, step).await?;
+            let (to, left) = (end.unwrap_or(last), limit.saturating_sub(i64::try_from(rows.len()).unwrap_or(limit)));
+            let more: Vec<ListedCommand> =
+                on!(self, fetch_all, query_as(sql, from, verb, request_type, created_by, left, to))?;
+            rows.extend(more);
+            let is_full = i64::try_from(rows.len()).is_ok_and(|count| count >= limit);
+            match end {
+                Some(end) if !is_full => from = end,
+                _ => return Ok(Slice::whole(rows)),
+            }
+        }
+        Ok(Slice { rows, more: Some(from) })
+    }
+
+    /// The command that is so many rows behind another; none if there are fewer.
+    async fn command_behind(
+        &mut self,
+        with_internal: bool,
+        is_descending: bool,
+        from: CommandId,
+        rows: i64,
+    ) -> Result<Option<CommandId>, StoreError> {
+        let sql = match (with_internal, is_descending) {
+            (false, true) => {
+                "SELECT id FROM commands WHERE id < $1 AND internal = FALSE ORDER BY id DESC LIMIT 1 OFFSET $2"
+            }
+            (false, false) => {
+                "SELECT id FROM commands WHERE id > $1 AND internal = FALSE ORDER BY id LIMIT 1 OFFSET $2"
+            }
+            (true, true) => "SELECT id FROM commands WHERE id < $1 ORDER BY id DESC LIMIT 1 OFFSET $2",
+            (true, false) => "SELECT id FROM commands WHERE id > $1 ORDER BY id LIMIT 1 OFFSET $2",
+        };
+        on!(self, fetch_optional, query_scalar(sql, from, rows - 1))
     }
 
     /// How many deliveries are open in each state, of all commands.

@@ -1,5 +1,4 @@
 use sqlx::FromRow;
-use uuid::Uuid;
 
 use super::{Read, StoreError, Write};
 use crate::model::{DeviceId, EnrollmentId, LinkId, Platform, Timestamp};
@@ -86,77 +85,7 @@ pub enum DeviceOrder {
     Serial,
 }
 
-/// The texts of a list of devices: one for each order, so that each is a range of its index.
-macro_rules! device_list {
-    ($key:literal, $compare:literal, $direction:literal) => {
-        concat!(
-            "SELECT d.*, e.id AS enrollment_id, e.state, e.enabled_at, e.last_seen_at
-               FROM devices d LEFT JOIN enrollments e ON e.device_id = d.id AND e.parent_id IS NULL
-              WHERE ",
-            $key,
-            " ",
-            $compare,
-            "= $1 AND (",
-            $key,
-            " ",
-            $compare,
-            " $1 OR d.id ",
-            $compare,
-            " $2)
-                AND ($3 IS NULL OR d.serial = $3) AND ($4 IS NULL OR d.name = $4)
-                AND ($5 IS NULL OR lower(d.user_name) = lower($5) OR lower(d.user_email) = lower($5))
-                AND ($6 IS NULL OR e.state = $6) AND ($6 IS NOT NULL OR d.removed_at IS NULL)
-                AND ($7 IS NULL OR d.platform = $7)
-                AND ($8 IS NULL OR lower(d.name) LIKE lower($8) ESCAPE '!' OR lower(d.serial) LIKE lower($8) ESCAPE '!'
-                     OR lower(d.udid) LIKE lower($8) ESCAPE '!' OR lower(d.model_name) LIKE lower($8) ESCAPE '!'
-                     OR lower(d.user_name) LIKE lower($8) ESCAPE '!' OR lower(d.user_email) LIKE lower($8) ESCAPE '!')
-              ORDER BY ",
-            $key,
-            " ",
-            $direction,
-            ", d.id ",
-            $direction,
-            " LIMIT $9"
-        )
-    };
-}
-
-/// A pattern for LIKE with `!` as its escape: the text anywhere.
-fn anywhere(text: &str) -> String {
-    let escaped: String =
-        text.chars().flat_map(|c| matches!(c, '%' | '_' | '!').then_some('!').into_iter().chain([c])).collect();
-    format!("%{escaped}%")
-}
-
 impl Read {
-    /// The next devices of a list, after the one with the key and id `after` (the first ones without it).
-    pub async fn list_devices(
-        &mut self,
-        filter: &DeviceFilter,
-        order: DeviceOrder,
-        is_descending: bool,
-        after: Option<(&str, DeviceId)>,
-        limit: i64,
-    ) -> Result<Vec<ListedDevice>, StoreError> {
-        // Without a place to begin after: one before all others.
-        let start = if is_descending { ("\u{10ffff}", DeviceId(Uuid::max())) } else { ("", DeviceId(Uuid::nil())) };
-        let (key, id) = after.unwrap_or(start);
-        let text = filter.text.as_deref().map(anywhere);
-        let (serial, name, user) = (filter.serial.as_deref(), filter.name.as_deref(), filter.user.as_deref());
-        let (state, platform, text) = (filter.state.as_deref(), filter.platform.as_deref(), text.as_deref());
-        if order == DeviceOrder::Created {
-            let sql = if is_descending { device_list!("d.id", "<", "DESC") } else { device_list!("d.id", ">", "ASC") };
-            return on!(self, fetch_all, query_as(sql, id, id, serial, name, user, state, platform, text, limit));
-        }
-        let sql = match (order, is_descending) {
-            (DeviceOrder::Name, false) => device_list!("lower(COALESCE(d.name, ''))", ">", "ASC"),
-            (DeviceOrder::Name, true) => device_list!("lower(COALESCE(d.name, ''))", "<", "DESC"),
-            (_, false) => device_list!("COALESCE(d.serial, '')", ">", "ASC"),
-            (_, true) => device_list!("COALESCE(d.serial, '')", "<", "DESC"),
-        };
-        on!(self, fetch_all, query_as(sql, key, id, serial, name, user, state, platform, text, limit))
-    }
-
     /// How many device channels are in each state.
     pub async fn count_devices(&mut self) -> Result<Vec<(String, i64)>, StoreError> {
         on!(

@@ -4,7 +4,8 @@ use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use super::connect::Connection;
-use super::{Options, Store, deliveries, held, outbox, polls, push_certificates, retention};
+use super::device_list::Narrow;
+use super::{DeviceOrder, Options, Store, deliveries, device_list, held, outbox, polls, push_certificates, retention};
 
 async fn migrated() -> (Store, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -89,6 +90,33 @@ async fn what_waits_for_webhooks_is_found_by_its_index() {
         assert!(steps.iter().any(|step| step.contains(expected)), "{sql}: {steps:#?}");
         let bad = |step: &&String| step.contains("TEMP B-TREE FOR ORDER") || step.as_str() == "SCAN webhook_events";
         assert_eq!(steps.iter().find(bad), None, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn devices_that_an_index_finds_are_found_by_it() {
+    let (store, _directory) = migrated().await;
+    let table: [(Narrow, &[&str]); 4] = [
+        (Narrow::Serial, &["devices_by_serial"]),
+        (Narrow::Name, &["devices_by_name"]),
+        (Narrow::User, &["devices_by_user_name", "devices_by_user_email"]),
+        (Narrow::Text, &["devices_by_serial", "devices_by_user_email"]),
+    ];
+    for (narrow, indexes) in table {
+        for (order, is_descending) in
+            [(DeviceOrder::Created, true), (DeviceOrder::Name, false), (DeviceOrder::Serial, true)]
+        {
+            let steps = plan(&store, device_list::text_of(order, is_descending, Some(narrow))).await;
+            for index in indexes {
+                assert!(steps.iter().any(|step| step.contains(index)), "{narrow:?} {order:?}: {steps:#?}");
+            }
+            let scan = steps.iter().find(|step| step.starts_with("SCAN") && step.contains("devices"));
+            assert_eq!(scan, None, "{narrow:?} {order:?}: {steps:#?}");
+            assert!(
+                steps.iter().any(|step| step.starts_with("SEARCH d USING") && step.contains("(id=?)")),
+                "{steps:#?}"
+            );
+        }
     }
 }
 

@@ -53,6 +53,7 @@ mod store_held;
 mod store_inspect;
 mod store_jobs;
 mod store_links;
+mod store_lists;
 mod store_migrations;
 mod store_outbox;
 mod store_profiles_apps;

@@ -12,7 +12,7 @@ const TYPES: [&str; 4] = ["erasedevice", "devicelock", "clearpasscode", "x"];
 
 async fn held(db: &TestDb) -> Vec<CommandId> {
     let filter = CommandFilter { only_held: true, ..CommandFilter::default() };
-    db.read().await.list_commands(&filter, false, None, 100).await.unwrap().into_iter().map(|row| row.id).collect()
+    db.read().await.list_commands(&filter, false, None, 100).await.unwrap().rows.into_iter().map(|row| row.id).collect()
 }
 
 both_databases! {

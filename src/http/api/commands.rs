@@ -246,8 +246,8 @@ async fn list_commands(
         only_held: query.held.unwrap_or(false),
     };
     let is_descending = matches!(query.sort.unwrap_or_default(), TimeSort::Descending);
-    let rows = history::commands(&app, &filter, is_descending, window.after, window.rows()).await?;
-    Ok(Json(window.page(rows, |row| row.id, ListedCommand::from)))
+    let slice = history::commands(&app, &filter, is_descending, window.after, window.rows()).await?;
+    Ok(Json(window.slice(slice, |row| row.id, ListedCommand::from)))
 }
 
 /// Which deliveries of a command.

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::super::Problem;
 use crate::model::Sha256;
+use crate::store::Slice;
 
 /// Items of a page where the client says nothing.
 const DEFAULT_LIMIT: i64 = 50;
@@ -26,7 +27,7 @@ const MAX_CURSOR: usize = 4096;
 pub(super) struct Page<T> {
     /// The items, in the list's order.
     pub(super) items: Vec<T>,
-    /// Where the next page begins; absent on the last page.
+    /// Where the next page begins; absent on the last page. With filters a page may be short, or empty, and not the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "WyI1ZjM0YTEiLCIwMTkzZjJhMCJd")]
     pub(super) next_cursor: Option<String>,
@@ -58,13 +59,20 @@ impl<K: Serialize + DeserializeOwned> Window<K> {
     }
 
     /// The page of these rows. `key` is the row's place in the order.
-    pub(super) fn page<R, T>(&self, mut rows: Vec<R>, key: impl Fn(&R) -> K, show: impl FnMut(R) -> T) -> Page<T> {
+    pub(super) fn page<R, T>(&self, rows: Vec<R>, key: impl Fn(&R) -> K, show: impl FnMut(R) -> T) -> Page<T> {
+        self.slice(Slice::whole(rows), key, show)
+    }
+
+    /// The page of what was found in a part of the list: it may be short although there is more.
+    pub(super) fn slice<R, T>(&self, slice: Slice<R, K>, key: impl Fn(&R) -> K, show: impl FnMut(R) -> T) -> Page<T> {
+        let Slice { mut rows, more } = slice;
         let limit = usize::try_from(self.limit).unwrap_or(0);
         let has_more = rows.len() > limit;
         rows.truncate(limit);
-        let next_cursor = rows.last().filter(|_| has_more).map(|last| {
+        let next = if has_more { rows.last().map(key) } else { more };
+        let next_cursor = next.map(|key| {
             // Ids and texts can always be written.
-            let written = serde_json::to_vec(&Cursor { list: self.list.clone(), key: key(last) }).unwrap_or_default();
+            let written = serde_json::to_vec(&Cursor { list: self.list.clone(), key }).unwrap_or_default();
             URL_SAFE_NO_PAD.encode(written)
         });
         Page { items: rows.into_iter().map(show).collect(), next_cursor }
@@ -116,6 +124,10 @@ mod tests {
         assert_eq!(second.after, Some(("x".to_owned(), 2)));
         let last = second.page(rows(3, 2), |row| ("x".to_owned(), *row), |row| row);
         assert_eq!(last.next_cursor, None);
+        let short =
+            second.slice(Slice { rows: rows(3, 1), more: Some(("x".to_owned(), 9)) }, |_| unreachable!(), |row| row);
+        assert_eq!(short.items, [3]);
+        assert_eq!(window(2, short.next_cursor.as_deref(), "a").unwrap().after, Some(("x".to_owned(), 9)));
         assert_eq!(window(2, Some(&cursor), "b").unwrap_err(), "bad_cursor");
     }
 

@@ -37,7 +37,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct DeviceQuery {
-    /// Somewhere in name, serial number, UDID, model, user name or e-mail address; upper and lower case are the same.
+    /// Somewhere in name, serial number, UDID, model, user name or e-mail address; upper and lower case are the same. A
+    /// whole serial number, UDID or e-mail address finds the devices that have it, and no others.
     #[param(min_length = 1, max_length = 200, example = "front desk")]
     q: Option<String>,
     /// The serial number.
@@ -145,8 +146,8 @@ async fn list_devices(
         platform: query.platform.map(|PlatformName::Apple| "apple".to_owned()),
     };
     let after = window.after.as_ref().map(|(key, id)| (key.as_str(), *id));
-    let rows = devices::list(&app, &filter, order, is_descending, after, window.rows()).await?;
-    Ok(Json(window.page(rows, |row| (devices::order_key(row, order), row.device.id), ListedDevice::from)))
+    let slice = devices::list(&app, &filter, order, is_descending, after, window.rows()).await?;
+    Ok(Json(window.slice(slice, |row| (devices::order_key(row, order), row.device.id), ListedDevice::from)))
 }
 
 /// Show a device

@@ -20,6 +20,7 @@ mod load;
 mod machine;
 mod memory;
 mod messages;
+mod overload;
 mod pages;
 mod parallel;
 mod peer;
@@ -97,6 +98,8 @@ enum Part {
     Pages,
     /// Signed messages, mutual TLS, handshakes.
     Secure,
+    /// Health checks while devices ask for more than the machine can do.
+    Overload,
     /// Commands that reach a device.
     Cycles,
     Reports,
@@ -115,6 +118,7 @@ const OF_FLEETS: &[Part] = &[
     Part::Idle,
     Part::Pages,
     Part::Secure,
+    Part::Overload,
     Part::Cycles,
     Part::Reports,
     Part::Broadcast,
@@ -258,6 +262,7 @@ async fn of_fleets(
                 Part::Idle => idle::measure(&mut context).await?,
                 Part::Pages => pages::measure(&mut context).await?,
                 Part::Secure => secure::measure(&mut context).await?,
+                Part::Overload => overload::measure(&mut context).await?,
                 Part::Cycles => cycles::measure(&mut context).await?,
                 Part::Reports => reports::measure(&mut context).await?,
                 Part::Broadcast => broadcast::measure(&mut context).await?,

@@ -173,8 +173,8 @@ CREATE TABLE devices (
 ) STRICT;
 CREATE INDEX devices_by_serial ON devices (COALESCE(serial, ''), id);
 CREATE INDEX devices_by_name ON devices (lower(COALESCE(name, '')), id);
-CREATE INDEX devices_by_user_name ON devices (lower(user_name)) WHERE user_name IS NOT NULL;
-CREATE INDEX devices_by_user_email ON devices (lower(user_email)) WHERE user_email IS NOT NULL;
+CREATE INDEX devices_by_user_name ON devices (lower(user_name), id) WHERE user_name IS NOT NULL;
+CREATE INDEX devices_by_user_email ON devices (lower(user_email), id) WHERE user_email IS NOT NULL;
 
 -- Management channels. state: 'authenticated', 'awaiting_approval', 'enabled', 'disabled' (checked out or superseded),
 -- 'removed' (by an admin). Only an enabled one is pushed to and gets commands.

@@ -71,6 +71,7 @@ mod story_enrollment;
 mod story_identity;
 mod story_jobs;
 mod story_overload;
+mod story_processes;
 mod story_profiles;
 mod story_queue;
 mod story_restore;

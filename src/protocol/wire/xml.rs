@@ -154,7 +154,9 @@ impl<'a> Source<'a> {
 
     fn push<E>(&self, content: &mut String, text: Result<Cow<'_, str>, E>) -> Result<(), WireError> {
         let text = text.map_err(|_| WireError::NotText)?;
-        if text.chars().all(is_xml_char) {
+        // Nearly all text is ASCII, which is told by the bytes, several at a time.
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        if is_plain || text.chars().all(is_xml_char) {
             content.push_str(&text);
         } else if self.mode == Text::Lenient {
             content.extend(text.chars().map(|c| if is_xml_char(c) { c } else { '\u{FFFD}' }));

@@ -8,7 +8,7 @@ use quick_xml::escape::resolve_xml_entity;
 use quick_xml::events::Event;
 
 use super::shown::Shown;
-use super::{Budget, Limits, MAX_DEPTH, Text, WireError, date, is_xml_char};
+use super::{Budget, Limits, MAX_DEPTH, ReadReport, Text, WireError, date, is_xml_char};
 
 /// Reads one XML property list. Entities of a DTD are never expanded; CDATA counts as text.
 pub(super) fn read(text: &str, limits: Limits, mode: Text) -> Result<Value, WireError> {
@@ -22,7 +22,7 @@ pub(super) fn read_showing(
     limits: Limits,
     mode: Text,
     shown: &'static [&'static str],
-) -> Result<(Value, Vec<(&'static str, String)>), WireError> {
+) -> Result<ReadReport, WireError> {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
     let mut reader = Reader::from_str(text);
     let config = reader.config_mut();
@@ -387,7 +387,7 @@ impl Builder {
         }
     }
 
-    fn finish(self, source: &Source<'_>) -> Result<(Value, Vec<(&'static str, String)>), WireError> {
+    fn finish(self, source: &Source<'_>) -> Result<ReadReport, WireError> {
         if !self.frames.is_empty() {
             return Err(source.malformed("it ends inside of an element"));
         }

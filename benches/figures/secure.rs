@@ -38,6 +38,7 @@ pub async fn measure(context: &mut Context<'_>) -> Result<()> {
     if context.kind != Kind::Sqlite || context.fleets.is_empty() {
         return Ok(());
     }
+    context.start_all().await?;
     let signed = context.fleets.first().map(signed).transpose()?.unwrap_or_default();
     let errand = || Ok(Requests::new(signed.clone(), 1));
     runs(context, "idle poll with Mdm-Signature, 64 connections", &signed, signed.len(), errand).await?;

@@ -320,7 +320,7 @@ section! {
         /// What came of a command on a device, from its end on: its states, its history and the report. The command itself
         /// goes with the last of them. `"forever"` keeps all.
         commands: Keep = Default("\"365d\""),
-        /// What devices reported, as it came and as it was read. What is known of a device stays.
+        /// What devices reported, as it came. What is known of a device stays.
         reports: Keep = Default("\"90d\""),
         /// The audit log.
         audit: Keep = Default("\"forever\""),

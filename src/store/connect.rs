@@ -70,8 +70,8 @@ enum Db {
     },
     Postgres {
         pool: PgPool,
-        /// Those who write wait for each other's rows, and each may have to read something on another connection before it
-        /// goes on: some connections are left to those who wait for nobody.
+        /// Those who write may wait for each other's rows: some connections are left to those who wait for nobody, such as
+        /// polls and health checks.
         writers: Arc<Semaphore>,
     },
 }

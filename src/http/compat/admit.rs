@@ -1,4 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request, State};
@@ -6,10 +7,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::super::{ClientAddress, Connection, request_id};
@@ -29,11 +31,31 @@ pub(super) struct Caller {
     pub(super) address: IpAddr,
 }
 
-/// Lets a request with the API key through.
-pub(super) async fn admit(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    if !is_admitted(&app, request.headers()) {
+/// What the check of every request needs.
+pub(super) struct Admission {
+    app: App,
+    /// Of requests that are worked on at once: as many as of the API's.
+    places: Semaphore,
+}
+
+impl Admission {
+    pub(super) fn new(app: App) -> Self {
+        let places = Semaphore::new(usize::try_from(app.settings.admin.max_requests).unwrap_or(Semaphore::MAX_PERMITS));
+        Self { app, places }
+    }
+}
+
+/// Lets a request with the API key through, if there is room.
+pub(super) async fn admit(State(admission): State<Arc<Admission>>, mut request: Request, next: Next) -> Response {
+    let app = &admission.app;
+    if !is_admitted(app, request.headers()) {
         return unauthorized();
     }
+    let Ok(_place) = admission.places.try_acquire() else {
+        let mut response = plain(StatusCode::SERVICE_UNAVAILABLE);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        return response;
+    };
     let extensions = request.extensions();
     let watched = extensions.get::<ClientAddress>().map(|client| client.0);
     let address = watched.or_else(|| Connection::of(extensions).map(|connection| connection.peer.ip()));

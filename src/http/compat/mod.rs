@@ -6,6 +6,8 @@
 mod admit;
 mod answer;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -44,7 +46,7 @@ pub fn router(app: &App) -> Router {
         .route("/v1/pushcert", get(push_certificate).put(put_push_certificate).post(put_push_certificate))
         .route("/v1/escrowkeyunlock", post(escrow_key_unlock))
         .route("/migration", any(migration))
-        .route_layer(from_fn_with_state(app.clone(), admit::admit))
+        .route_layer(from_fn_with_state(Arc::new(admit::Admission::new(app.clone())), admit::admit))
         .route("/version", get(version))
         .with_state(app.clone())
 }
